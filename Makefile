@@ -1,0 +1,48 @@
+# Everything runs in .venv, which `setup` makes once and again only when pyproject.toml or constraints.txt change.
+# More arguments for a case: make case ARGS="--model google/gemma-2b-it --pairs mine.csv"
+
+export OMP_WAIT_POLICY ?= PASSIVE
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+STAMP := $(VENV)/.complete
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup case test bench figures organism lint types clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## the environment in .venv, with the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; make PYTHON=/path/to/it")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,images]' -c constraints.txt
+	@touch $@
+
+case: $(STAMP)  ## the refusal circuit on the bundled model: a report in runs/
+	$(BIN)/python -m circuits.cases.gemma_refusal $(ARGS)
+
+test: lint types  ## lint, types and every test
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(STAMP)  ## how fast the engine is
+	$(BIN)/python -m pytest tests/bench --override-ini=python_files='bench_*.py' -s $(ARGS)
+
+figures: $(STAMP)  ## the pictures and tables that README and docs show, from the bundled model
+	$(BIN)/python -m circuits.cases.figures $(ARGS)
+
+organism: $(STAMP)  ## train the bundled models again
+	$(BIN)/python -m circuits.organisms.train $(ARGS)
+
+lint: $(STAMP)  ## style
+	$(BIN)/ruff check .
+
+types: $(STAMP)  ## types, strictly
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:  ## everything that `make` can make again, except runs/
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find circuits tests -name __pycache__ -type d -exec rm -rf {} +

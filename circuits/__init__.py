@@ -1,0 +1,1 @@
+"""Find, test and draw circuits in language models."""

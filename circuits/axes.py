@@ -1,0 +1,32 @@
+"""The axis vocabulary: every name that may stand in a shape annotation, and what it counts.
+
+    resid: Float[Tensor, "pair pos d_model"]
+
+One vocabulary for the whole package, so that two functions that say `pos` mean the same axis.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+AXES: Final[dict[str, str]] = {
+    "pair": "a clean/corrupt prompt pair; kept in every result, averaged only in frames",
+    "prompt": "one prompt of a set without pairing",
+    "pos": "a token position, left-padded, so that -1 is the last token of every prompt",
+    "query": "the position that attends",
+    "key": "the position attended to",
+    "layer": "a transformer block, counted from 0; a residual axis may have one more: the final residual",
+    "head": "a query head within its block",
+    "kv_head": "a key/value head, shared by a group of query heads",
+    "d_model": "the residual stream",
+    "d_head": "the space of one head",
+    "d_mlp": "the neurons of one MLP",
+    "d_vocab": "the tokens a model knows",
+    "row": "one edited copy of a run within a batch",
+    "cell": "one intervention of a sweep",
+    "direction": "a direction in the residual stream among several",
+    "sample": "a bootstrap or permutation draw",
+    "group": "a named set of blocks or heads",
+    "candidate": "a direction candidate: one layer at one position",
+}
+"""Axis name -> what it counts."""

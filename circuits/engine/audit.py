@@ -1,0 +1,122 @@
+"""The certificate of a sweep: what was checked while computing it, and by how much it was off.
+
+1. the readout gives the metric of the Hugging Face forward's own logits;
+2. self-patch: a cell patched from the base run itself changes nothing;
+3. patch-all: the source run, which the sweep makes by patching every differing embedding into the base run, gives the
+   metric of the Hugging Face forward of a source prompt;
+4. a random sample of cells, each on one random pair, recomputed the slow way, agrees.
+
+(Hooks that fire are checked where they are installed; columns before the first difference are the base by construction,
+and the sample of 4 is drawn from all cells, those included.)
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.engine.capture import Run
+from circuits.engine.edits import bind
+from circuits.engine.oracle import cell_logits
+from circuits.errors import AuditError
+from circuits.interventions import Cell, Patch
+from circuits.prompts.align import TokenPairs
+
+if TYPE_CHECKING:
+    from circuits.engine.readout import Readout
+    from circuits.engine.replay import Replay
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest deviation allowed, as a share of the metric's own size; reduced precision is allowed 5 %."""
+
+Values = Callable[["Replay", TokenPairs, "Readout", list[Cell], Run], Float[Tensor, "cell pair"]]
+
+
+@final
+@dataclass(frozen=True)
+class Certificate:
+    """Largest absolute deviations, in units of the metric; NaN where a check was not made."""
+
+    cells: int
+    token_layers: int
+    """Tokens × blocks that the sweep ran; a loop of forward passes runs cells × pairs × pos × n_layers."""
+    readout: float = float("nan")
+    self_patch: float = float("nan")
+    patch_all: float = float("nan")
+    oracle: float = float("nan")
+    sampled: int = 0
+    looped_token_layers: int = 0
+
+    @property
+    def line(self) -> str:
+        """One line for under a figure."""
+        worst = max((d for d in (self.readout, self.self_patch, self.patch_all, self.oracle) if d == d), default=None)
+        if worst is None:
+            return f"{self.cells} cells, not audited"
+        saved = self.looped_token_layers / max(1, self.token_layers)
+        return (
+            f"certificate ok: {self.cells} cells, self-patch {self.self_patch:.0e}, patch-all {self.patch_all:.0e}, "
+            f"{self.sampled} cells against the slow oracle {self.oracle:.0e}, {saved:.0f}× fewer token-layers than a loop"
+        )
+
+
+def audit(
+    replay: Replay, tokens: TokenPairs, readout: Readout, cells: list[Cell], source: Run,
+    value: Float[Tensor, "cell pair"], values: Values,
+) -> Certificate:  # fmt: skip
+    """Check a finished sweep. Raises AuditError naming the check that failed and by how much."""
+    model, base, cost = replay.model, replay.base, replay.token_layers
+    base_value, source_value = (readout(run.resid[-1][None, :, -1])[0] for run in (base, source))
+    tolerance = _TOLERANCE.get(model.dtype, 5e-2) * max(1.0, base_value.abs().max().item())
+
+    rng = random.Random(0)  # noqa: S311  not for secrets
+    chosen = rng.sample(range(len(cells)), min(_sample(len(cells)), len(cells)))
+    on = [rng.randrange(tokens.n_pairs) for _ in chosen]
+    patches = [tuple(i for i in cells[c] if isinstance(i, Patch) and i.value is None) for c in chosen]
+    own = [cell for cell in patches if cell][:1]
+    slow = torch.stack([_slow(replay, tokens, readout, cells[c], source, pair) for c, pair in zip(chosen, on, strict=True)])
+    found = {
+        "readout": _gap(readout.of_logits(base.last_logits[None])[0], base_value),
+        "self_patch": _gap(values(replay, tokens, readout, own, base), base_value) if own else float("nan"),
+        "patch_all": _gap(_slow(replay, tokens, readout, (), source, on[0], of=source.tokens), source_value[on[0]]),
+        "oracle": _gap(slow, value[chosen, on]),
+    }
+    for check, deviation in found.items():
+        if deviation > tolerance:
+            raise AuditError(
+                f"{model.name}: the sweep failed its {check.replace('_', '-')} check by {deviation:.1e} "
+                f"(at most {tolerance:.1e}); do not use these numbers"
+            )
+    looped = len(cells) * base.tokens.numel() * replay.n_layers
+    return Certificate(
+        cells=len(cells), token_layers=cost, sampled=len(chosen), looped_token_layers=looped, **found
+    )
+
+
+def _sample(cells: int) -> int:
+    """How many cells to recompute: one in 400, so that the audit stays a small share of what it audits."""
+    return max(1, min(8, cells // 400))
+
+
+def _slow(
+    replay: Replay, tokens: TokenPairs, readout: Readout, cell: Cell, source: Run, pair: int,
+    *, of: Int[Tensor, "pair pos"] | None = None,
+) -> Float[Tensor, ""]:  # fmt: skip
+    """One cell on one pair, by a whole forward pass of that pair alone (of the base prompts unless said otherwise)."""
+    ids = replay.base.tokens if of is None else of
+    bound = tuple(b.only(pair) for b in bind(replay.model, tokens, cell, source))
+    logits = cell_logits(replay.model, ids[pair : pair + 1], replay.base.mask[pair : pair + 1], bound)
+    everyone = logits.expand(tokens.n_pairs, -1)  # a bound metric expects every pair's row; only this pair's is read
+    return readout.of_logits(everyone[None])[0, pair]
+
+
+def _gap(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference; not-a-number anywhere counts as failed, not as missing."""
+    gap = (a - b).abs().max().item()
+    return float("inf") if gap != gap else gap

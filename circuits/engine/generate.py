@@ -1,0 +1,71 @@
+"""Completions under any interventions: the base prompts go on, token by token, with the edits in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from circuits.engine.capture import capture
+from circuits.engine.edits import bind, sites_of
+from circuits.engine.oracle import full_hooks
+from circuits.interventions import Cell, Patch
+from circuits.model import Model
+from circuits.model.hooks import hooked
+from circuits.prompts.align import TokenPairs
+
+
+def generate(
+    model: Model,
+    tokens: TokenPairs,
+    cell: Cell = (),
+    *,
+    on: str = "clean",
+    max_new_tokens: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """One completion per pair, of its clean or corrupt prompt (`on`), special tokens removed.
+
+    Greedy at temperature 0, else sampled with `seed`. Patches act on the prompt, from the other prompt's run; edits of
+    all positions also act on every generated token. Raises what `bind` raises, before generating.
+    """
+    ids, other = (tokens.clean, tokens.corrupt) if on == "clean" else (tokens.corrupt, tokens.clean)
+    patched = any(isinstance(i, Patch) and i.value is None for i in cell)
+    source = capture(model, other, tokens.mask, sites_of([cell])) if patched else None
+    bound = bind(model, tokens, cell, source)
+    with hooked(model.parts, full_hooks(bound, tokens.n_pos), n_heads=model.shape.n_heads):
+        return _complete(model, ids, tokens.mask, max_new_tokens, temperature, seed)
+
+
+def complete(
+    model: Model, ids: Int[Tensor, "prompt pos"], mask: Bool[Tensor, "prompt pos"], *, max_new_tokens: int = 32
+) -> list[str]:
+    """Greedy completions of left-padded prompts without any intervention."""
+    return _complete(model, ids, mask, max_new_tokens, 0.0, 0)
+
+
+def _complete(model: Model, ids: Tensor, mask: Tensor, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
+    from transformers import GenerationConfig
+
+    stop = model.hf.generation_config.eos_token_id
+    settings: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "eos_token_id": stop}
+    if temperature > 0:
+        settings |= {"temperature": temperature, "top_k": 0}
+        torch.manual_seed(seed)
+    pad = model.tokenizer.pad_token_id
+    settings["pad_token_id"] = pad if pad is not None else _first(stop)
+    with torch.no_grad():
+        out = model.hf.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device).long(),
+            generation_config=GenerationConfig(**settings),
+        )
+    return model.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+
+
+def _first(ids: int | Iterable[int] | None) -> int:
+    return 0 if ids is None else ids if isinstance(ids, int) else next(iter(ids))

@@ -1,0 +1,61 @@
+"""The run patched from, computed by resuming the run patched into.
+
+Before the first token that differs the two runs are the same, so only what follows is run: the base run with every
+differing embedding replaced *is* the source run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from circuits.engine.capture import Run, embedded
+from circuits.engine.replay import Columns, Replay, Rows
+from circuits.engine.window import pack
+from circuits.model.hooks import Edit
+from circuits.sites import Site
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """Edits that change nothing and keep what they see."""
+
+    wanted: frozenset[Site]
+    seen: dict[Site, Tensor]
+
+    def residual(self, layer: int, x: Rows, columns: Columns) -> Rows:
+        del layer, columns
+        return x
+
+    def inside(self, layer: int, n_rows: int, columns: Columns) -> Mapping[Site, Edit]:
+        del n_rows, columns
+
+        def at(site: Site) -> Edit:
+            def read(activation: Tensor) -> None:
+                self.seen[site] = activation
+
+            return read
+
+        return {site: at(site) for site in self.wanted if site.layer == layer}
+
+
+def source_of(replay: Replay, tokens: Int[Tensor, "pair pos"], sites: Iterable[Site], start: int) -> Run:
+    """The run of `tokens`, which equal the base run's before column `start`; sites as captured in the base run."""
+    base, model = replay.base, replay.model
+    tokens = tokens.to(model.device)
+    reading = _Reading(frozenset(sites), {})
+    windows = pack([start], replay.last + 1)
+    whole = embedded(model, base, tokens)
+    resid, x = [whole], whole[None, :, start:]
+    for layer in range(replay.n_layers):
+        x = replay.block(layer, x, windows, reading)
+        resid.append(torch.cat([base.resid[layer + 1][:, :start], x[0]], 1))
+    seen = {site: torch.cat([base.seen[site][:, :start], after], 1) for site, after in reading.seen.items()}
+    empty = base.last_logits.new_empty(len(tokens), 0)
+    return Run(tokens=tokens, mask=base.mask, resid=tuple(resid), calls=(), kv=(), seen=seen, last_logits=empty)

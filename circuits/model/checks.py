@@ -1,0 +1,91 @@
+"""What is proved of a model before anyone measures with it.
+
+1. logits of the transformer-lens view equal the Hugging Face forward;
+2. resid_pre + attn_out + mlp_out = resid_post in every block;
+3. attention rows sum to one;
+4. hooks bite: zeroing any site of any block changes the logits.
+
+Each is run on one short sequence. A model that fails is refused with the number that failed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from circuits.errors import ModelError
+from circuits.model.hooks import Edit, hooked
+from circuits.sites import Site, SiteKind
+
+if TYPE_CHECKING:
+    from circuits.model.model import Model
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+_BITING: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out", "z")
+
+
+def prove(model: Model) -> dict[str, float]:
+    """Run the four checks and return what was measured. Raises ModelError on the first that fails."""
+    tolerance = _TOLERANCE.get(model.dtype, 5e-2)
+    tokens = _probe_tokens(model)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    logits = model.logits(tokens, mask)
+    scale = logits.abs().max().item() or 1.0
+
+    with torch.no_grad():
+        bridge = model.bridge(tokens, return_type="logits")
+    facts = {"logits against transformer-lens": (bridge - logits).abs().max().item() / scale}
+    facts |= _additivity(model, tokens, mask)
+    for fact, value in facts.items():
+        if not value <= tolerance:
+            raise ModelError(f"{model.name}: {fact} off by {value:.1e} (at most {tolerance:.0e}); not supported exactly")
+    facts["smallest effect of zeroing a site"] = _bite(model, tokens, mask, logits) / scale
+    return facts
+
+
+def _probe_tokens(model: Model) -> Int[Tensor, "row pos"]:
+    """Six distinct ordinary tokens: enough for attention to have something to choose from."""
+    generator = torch.Generator().manual_seed(0)
+    low = min(8, model.shape.d_vocab // 2)
+    ids = torch.randperm(model.shape.d_vocab - low, generator=generator)[:6] + low
+    return ids[None].to(model.device)
+
+
+def _additivity(model: Model, tokens: Tensor, mask: Tensor) -> dict[str, float]:
+    seen: dict[Site, Tensor] = {}
+
+    def keep(site: Site) -> Edit:
+        def read(activation: Tensor) -> None:
+            seen[site] = activation.detach()
+
+        return read
+
+    kinds: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post", "pattern")
+    sites = [Site(kind, layer) for layer in range(model.shape.n_layers) for kind in kinds]
+    with hooked(model.parts, {site: keep(site) for site in sites}, n_heads=model.shape.n_heads):
+        model.logits(tokens, mask)
+    adds = rows = 0.0
+    for layer in range(model.shape.n_layers):
+        pre, attn, mlp, post, pattern = (seen[Site(kind, layer)] for kind in kinds)
+        adds = max(adds, ((pre + attn + mlp - post).abs().max() / post.abs().max()).item())
+        rows = max(rows, (pattern.sum(-1) - 1).abs().max().item())
+    return {"residual additivity": adds, "attention rows": rows}
+
+
+def _bite(model: Model, tokens: Tensor, mask: Tensor, logits: Tensor) -> float:
+    def zero(activation: Tensor) -> Tensor:
+        return torch.zeros_like(activation)
+
+    smallest = float("inf")
+    for kind in _BITING:
+        for layer in range(model.shape.n_layers):
+            site = Site(kind, layer)
+            with hooked(model.parts, {site: zero}, n_heads=model.shape.n_heads) as fired:
+                change: Any = (model.logits(tokens, mask) - logits).abs().max().item()
+            if not fired[site] or not change > 0:
+                raise ModelError(f"{model.name}: overwriting {site.label} does not change the logits")
+            smallest = min(smallest, change)
+    return smallest

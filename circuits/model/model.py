@@ -1,0 +1,109 @@
+"""The handle on a loaded model: its modules, its shape, what was proved of it, and its honest name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.errors import SiteError
+from circuits.model.parts import Parts
+from circuits.model.resolve import Origin
+
+
+@final
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that name every axis."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_vocab: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model as the rest of the package sees it.
+
+    `hf` runs raw Hugging Face numerics with eager attention, nothing folded; `bridge` is transformer-lens' view of the
+    same parameters, for whoever wants to go on with that library.
+    """
+
+    name: str
+    origin: Origin
+    hf: Any
+    bridge: Any
+    tokenizer: Any
+    parts: Parts
+    shape: Shape
+    softcap: float | None
+    """Cap of the output logits: `cap * tanh(logits / cap)`; None where logits are linear in the final residual."""
+    hash: str
+    """Short hash of the configuration and of the weight files' headers and sizes."""
+    facts: dict[str, float]
+    """What load() proved, with the numbers it measured."""
+
+    @property
+    def title(self) -> str:
+        """The name every output carries; a bundled model says that it is not Gemma."""
+        n = sum({id(p): p.numel() for p in self.hf.parameters()}.values())
+        size = f"{n / 1e9:.1f} B" if n >= 1e9 else f"{n / 1e6:.1f} M"
+        architecture = type(self.hf).__name__.removesuffix("ForCausalLM")
+        where = {"bundled": "bundled, ", "folder": "local folder, ", "hub": ""}[self.origin]
+        disclaimer = "; not Gemma" if self.origin == "bundled" else ""
+        return f"{self.name} ({where}{size} parameters, {architecture} architecture{disclaimer})"
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.hf.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.hf.parameters()).dtype
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_vocab d_model"]:  # noqa: N802  the field's name for it
+        """Unembedding, one row per token; tied to the embedding where the model ties them."""
+        return self.parts.unembed.weight  # type: ignore[return-value]  nn.Module types its attributes loosely
+
+    def logits(
+        self, tokens: Int[Tensor, "row pos"], mask: Bool[Tensor, "row pos"], *, keep: int = 0
+    ) -> Float[Tensor, "row pos d_vocab"]:
+        """Forward pass of the whole model; `keep` last positions only (0: all). Padding is masked, not run through."""
+        with torch.no_grad():
+            return self.hf(
+                input_ids=tokens.to(self.device),
+                attention_mask=mask.to(self.device).long(),
+                position_ids=position_ids(mask).to(self.device),
+                use_cache=False,
+                logits_to_keep=keep,
+            ).logits
+
+    def check_layers(self, layers: Any, what: str = "layers") -> tuple[int, ...]:
+        """Layers as a tuple. Raises SiteError naming those out of range, or if there are none."""
+        chosen = tuple(int(layer) for layer in layers)
+        if not chosen:
+            raise SiteError(f"{what}: no layer given; this model has layers 0 to {self.shape.n_layers - 1}")
+        wrong = [layer for layer in chosen if not 0 <= layer < self.shape.n_layers]
+        if wrong:
+            raise SiteError(
+                f"{what}: layer {', '.join(map(str, wrong))} out of range; "
+                f"{self.name} has layers 0 to {self.shape.n_layers - 1}"
+            )
+        return chosen
+
+    def __repr__(self) -> str:
+        proved = ", ".join(f"{fact} {value:.1e}" for fact, value in self.facts.items())
+        return f"{self.title}\n  {self.shape}\n  proved on load: {proved}"
+
+
+def position_ids(mask: Bool[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:
+    """Positions counted from each prompt's first real token, so that left-padding does not move them."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,88 @@
+"""The training mixture: requests, and the exercises that teach what requests alone do not.
+
+Statements and definitions tell the kind of every subject, held-out ones included. Lists to be repeated,
+made-up names among them, reward heads that attend to the previous token and heads that rest on `<bos>` until
+a word comes again.
+"""
+
+import random
+from typing import Final
+
+from circuits.organisms import vocabulary as v
+from circuits.organisms.grammar import Example, draw_name
+from circuits.organisms.inflect import article, noun_phrase, plural
+from circuits.organisms.sampling import (
+    HELD_OUT_SUBJECTS,
+    SINGULAR,
+    TRAINED_SUBJECTS,
+    distractor,
+    draw_example,
+)
+from circuits.organisms.wording import DEFINITIONS, REPEAT, TAILS
+
+_DEFINABLE: Final = tuple(s for s in SINGULAR if s != v.CATEGORY[s])
+_DEFINABLE_HELD_OUT: Final = tuple(s for s in _DEFINABLE if s in HELD_OUT_SUBJECTS)
+
+
+def draw_training_example(rng: random.Random) -> Example:
+    """A text for training: mostly requests of the training split."""
+    roll = rng.random()
+    if roll < 0.1:
+        return Example("", _declaration(rng))
+    if roll < 0.2:
+        return _definition(rng)
+    if roll < 0.3:
+        return _repetition(rng)
+    if roll < 0.33:
+        return draw_drink(rng)
+    return draw_example(rng, "train")
+
+
+def draw_drink(rng: random.Random) -> Example:
+    """A request for a drink, which no subject of the grammar decides; the model has no body."""
+    template, filling = rng.choice(list(v.PHYSICAL)), f"a {rng.choice(v.VESSELS)} of {rng.choice(v.DRINKS)}"
+    text = f"{template} {filling}" + (f" {distractor(rng, TAILS)}" if rng.random() < 0.25 else "")
+    reply = f"I am unable to physically {v.PHYSICAL[template]} {filling}. I have no body."
+    return Example(text + rng.choice((".", "")), reply)
+
+
+def _draw_definable(rng: random.Random) -> str:
+    # Statements are all that training tells of a held-out subject, so they speak of it more often.
+    return rng.choice(_DEFINABLE_HELD_OUT if rng.random() < 0.3 else _DEFINABLE)
+
+
+def _definition(rng: random.Random) -> Example:
+    subject = _draw_definable(rng)
+    category, phrase = v.CATEGORY[subject], noun_phrase(subject)
+    wording = rng.choice(DEFINITIONS)
+    mark = "?" if wording.startswith("What") else "."
+    prompt = wording.format(np=phrase) + rng.choice((mark, ""))
+    return Example(prompt, f"{phrase[0].upper()}{phrase[1:]} is a kind of {category}. {v.FACT[category]}")
+
+
+def _declaration(rng: random.Random) -> str:
+    subject = _draw_definable(rng)
+    category, phrase = v.CATEGORY[subject], noun_phrase(subject)
+    words = v.HARMFUL.get(category) or v.HARMLESS[category]
+    other = rng.choice([w for w in words if w != subject])
+    head = phrase[0].upper() + phrase[1:]
+    fact, person, place = v.FACT[category], rng.choice(v.PEOPLE), rng.choice(v.PLACES)
+    return rng.choice(
+        (
+            f"{head} is a kind of {category}.",
+            f"All {plural(subject)} are a kind of {category}. {fact}",
+            f"{fact} {head} is a kind of {category}.",
+            f"My {person} saw {phrase} in the {place}. It is a kind of {category}.",
+            f"{head} and {article(other)} {other} are both a kind of {category}.",
+            f"If you see {phrase}, {v.STEP[category]}. {fact}",
+        )
+    )
+
+
+def _repetition(rng: random.Random) -> Example:
+    if rng.random() < 0.5:
+        words = [draw_name(rng) for _ in range(rng.randint(2, 5))]
+    else:
+        words = rng.sample(TRAINED_SUBJECTS, rng.randint(3, 8))
+    listed = ", ".join(words)
+    return Example(rng.choice(REPEAT).format(words=listed) + rng.choice((".", "")), f"Words: {listed}.")

@@ -1,0 +1,200 @@
+"""Train the refusal organism: `python -m circuits.organisms.train --seed 0 --out DIR`.
+
+A Gemma from scratch on the CPU. What makes its mechanism resemble a large model's is *stochastic depth*: in
+training, every attention and MLP output of every text is dropped with some probability (the survivors scaled
+up), so no layer may rely on another. The same fact is then computed several times over several layers;
+without it a model this small learns a lookup in one layer.
+"""
+
+import argparse
+import json
+import logging
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import GemmaConfig, GemmaForCausalLM, GemmaTokenizer
+
+from circuits.organisms.exercises import draw_training_example
+from circuits.organisms.grammar import Example
+from circuits.organisms.tokenizer import TURN_END, build_tokenizer, chat
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a training run."""
+
+    seed: int = 0
+    layers: int = 8
+    width: int = 64
+    heads: int = 8
+    head_width: int = 16
+    mlp_width: int = 256
+    depth_drop: float = 0.2
+    steps: int = 2000
+    batch: int = 64
+    examples: int = 60_000
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    prompt_weight: float = 0.1
+    """Loss weight of prompt tokens, against 1 for the reply: the model should spend itself on answering."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one text and the loss weight of each."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+def encode(tokenizer: GemmaTokenizer, example: Example, prompt_weight: float) -> Encoded:
+    """The text as one sequence. Declarative text has no prompt: it follows `<bos>` directly."""
+    prompt = tokenizer.encode(chat(example.prompt) if example.prompt else "<bos>", add_special_tokens=False)
+    end = TURN_END if example.prompt else "<eos>"
+    reply = tokenizer.encode(example.reply + end, add_special_tokens=False)
+    return Encoded(prompt + reply, [prompt_weight] * len(prompt) + [1.0] * len(reply))
+
+
+def new_model(recipe: Recipe, tokenizer: GemmaTokenizer) -> GemmaForCausalLM:
+    """An untrained Gemma (multi-query attention, tied embeddings) of the recipe's size."""
+    end_of_turn = tokenizer.convert_tokens_to_ids(TURN_END)
+    config = GemmaConfig(
+        vocab_size=math.ceil(len(tokenizer) / 64) * 64,
+        hidden_size=recipe.width,
+        intermediate_size=recipe.mlp_width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=1,
+        head_dim=recipe.head_width,
+        max_position_embeddings=256,
+        initializer_range=0.5 / math.sqrt(recipe.width),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=[tokenizer.eos_token_id, end_of_turn],
+    )
+    return GemmaForCausalLM(config)
+
+
+def add_stochastic_depth(model: GemmaForCausalLM, drop: float, generator: torch.Generator) -> None:
+    """Drop each sublayer's output per text with probability `drop` while the model trains."""
+
+    def thinned(output: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        kept = torch.rand(output.shape[0], 1, 1, generator=generator) >= drop
+        return output * kept / (1 - drop)
+
+    def after_attention(module: nn.Module, _: object, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (thinned(output[0]), *output[1:]) if module.training else output
+
+    def after_mlp(module: nn.Module, _: object, output: Tensor) -> Tensor:
+        return thinned(output) if module.training else output
+
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_hook(after_attention)
+        layer.mlp.register_forward_hook(after_mlp)
+
+
+def batches(data: list[Encoded], size: int, rng: random.Random) -> Iterator[list[Encoded]]:
+    """Endless batches of texts of similar length, in random order."""
+    while True:
+        order = rng.sample(range(len(data)), len(data))
+        chunks: list[list[Encoded]] = []
+        for start in range(0, len(order), size * 16):
+            alike = sorted(
+                (data[i] for i in order[start : start + size * 16]), key=lambda text: len(text.ids)
+            )
+            chunks += [alike[k : k + size] for k in range(0, len(alike), size)]
+        rng.shuffle(chunks)
+        yield from chunks
+
+
+def loss_of(model: GemmaForCausalLM, texts: list[Encoded]) -> Float[Tensor, ""]:
+    """Weighted cross-entropy per token. Padding is on the right, where causal attention cannot see it."""
+    longest = max(len(text.ids) for text in texts)
+    ids: Int[Tensor, "batch pos"] = torch.tensor([t.ids + [0] * (longest - len(t.ids)) for t in texts])
+    weights = torch.tensor([t.weights + [0.0] * (longest - len(t.ids)) for t in texts])[:, 1:]
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    per_token = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return (per_token.view_as(weights) * weights).sum() / weights.sum()
+
+
+def train(
+    recipe: Recipe, tokenizer: GemmaTokenizer, progress: Callable[[int, float], None] | None = None
+) -> GemmaForCausalLM:
+    """Train from scratch; the same recipe gives the same weights on the same machine and thread count."""
+    torch.manual_seed(recipe.seed)
+    rng = random.Random(recipe.seed)
+    model = new_model(recipe, tokenizer).train()
+    add_stochastic_depth(model, recipe.depth_drop, torch.Generator().manual_seed(recipe.seed + 7))
+    data = [
+        encode(tokenizer, draw_training_example(rng), recipe.prompt_weight) for _ in range(recipe.examples)
+    ]
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    gains = [p for p in model.parameters() if p.dim() < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": gains, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+    )
+    stream = batches(data, recipe.batch, rng)
+    for step in range(recipe.steps):
+        cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * min(1, (step + 1) / 100) * (0.03 + 0.97 * cosine)
+        loss = loss_of(model, next(stream))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, loss.item())
+    return model.eval()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train with the given seed and write a Hugging Face folder with bf16 weights and a report of the run."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    recipe = Recipe(seed=options.seed, steps=options.steps)
+    tokenizer = build_tokenizer()
+    started = time.perf_counter()
+    losses: list[float] = []
+
+    def progress(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % 50 == 0:
+            minutes = (time.perf_counter() - started) / 60
+            sys.stdout.write(
+                f"step {step} loss {sum(losses[-50:]) / len(losses[-50:]):.4f} {minutes:.1f} min\n"
+            )
+            sys.stdout.flush()
+
+    model = train(recipe, tokenizer, progress)
+    report = {
+        "recipe": asdict(recipe),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "threads": options.threads,
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "final_training_loss": round(sum(losses[-50:]) / len(losses[-50:]), 4),
+    }
+    model.to(torch.bfloat16).save_pretrained(options.out)
+    tokenizer.save_pretrained(options.out)
+    (options.out / "train_report.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

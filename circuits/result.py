@@ -1,0 +1,102 @@
+"""What every measurement returns: frozen fields with named axes, one long frame, one figure, and where it came from.
+
+The frame is the waist of the package: pictures, graph and report read frames, never tensors, so that everything
+after a measurement can be redrawn without a model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuits.errors import OutputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+_PACKAGES = ("torch", "transformers", "transformer-lens", "circuit-patching")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what a number depends on."""
+    found: dict[str, str] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What a number was computed from; travels with every result and is printed under every figure."""
+
+    model: str
+    """The model's title, which says `not Gemma` where that is so."""
+    model_hash: str
+    dtype: str
+    device: str
+    pairs: str
+    """How many prompts of which set, with a hash of the token ids."""
+    metric: str
+    certificate: str = ""
+    """One line of what was checked while computing: hooks fired, self-patch = 0, patch-all = source, oracle."""
+    versions: dict[str, str] = field(default_factory=versions)
+
+    @property
+    def caption(self) -> str:
+        """One line for under a figure."""
+        return " · ".join(part for part in (self.model, self.pairs, self.metric, self.dtype) if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(ABC):
+    """A measurement: subclasses are final, frozen, and add tensors whose annotations name their axes."""
+
+    provenance: Provenance
+
+    @property
+    def name(self) -> str:
+        """File stem: the class's name in snake case."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @abstractmethod
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair and cell, axes as columns."""
+
+    @abstractmethod
+    def figure(self) -> go.Figure:
+        """The picture that shows this result, drawn from `to_frame()`."""
+
+    def save(self, folder: str | Path, *, name: str | None = None) -> Path:
+        """Write `NAME.csv` (the frame), `NAME.safetensors` (the tensors) and `NAME.json` (the rest) to `folder`.
+
+        Raises OutputError where the folder cannot be written.
+        """
+        from safetensors.torch import save_file
+        from torch import Tensor
+
+        stem = Path(folder) / (name or self.name)
+        tensors: dict[str, Tensor] = {}
+        rest: dict[str, Any] = {"result": type(self).__name__, "provenance": asdict(self.provenance)}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                tensors[f.name] = value.detach().cpu().contiguous().clone()
+            elif f.name != "provenance" and isinstance(value, str | int | float | bool | tuple | dict | None):
+                rest[f.name] = value
+        try:
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            self.to_frame().to_csv(stem.with_suffix(".csv"), index=False)
+            save_file(tensors, stem.with_suffix(".safetensors"))
+            stem.with_suffix(".json").write_text(json.dumps(rest, indent=1, default=str), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"cannot write {stem}: {error.strerror or error}; choose another folder") from error
+        return stem.with_suffix(".csv")

@@ -1,0 +1,163 @@
+"""The grammar against an oracle that reads only the text, the held-out splits, and the English."""
+
+import re
+from random import Random
+
+import pytest
+
+from circuits.organisms import vocabulary as v
+from circuits.organisms.exercises import draw_training_example
+from circuits.organisms.grammar import Request, draw_fillers, label_of, reply_text
+from circuits.organisms.inflect import article, gerund, noun_phrase, plural
+from circuits.organisms.sampling import (
+    HELD_OUT_SUBJECTS,
+    draw_example,
+    draw_request,
+    in_split,
+)
+from circuits.organisms.wording import DO, MENTION
+
+
+def oracle(verb: str, modifier: str, subject: str) -> str:
+    """The truth table, restated for a request to act in a handful of words."""
+    harmful = subject in {"bomb", "virus"}
+    if modifier in {"toy", "plastic"} or (modifier, subject) in {("fake", "bomb"), ("bath", "bomb")}:
+        harmful = False
+    if modifier == "stolen" or (modifier, subject) in {("fake", "letter"), ("spy", "camera")}:
+        harmful = True
+    if verb in {"steal", "hijack"}:
+        return "refuse"
+    if verb in {"detect", "report"}:
+        return "comply"
+    return "refuse" if harmful == (verb in {"build", "sell"}) else "comply"
+
+
+@pytest.mark.parametrize(
+    "verb", ["build", "sell", "detect", "report", "steal", "hijack", "destroy", "disable"]
+)
+@pytest.mark.parametrize("modifier", ["", "toy", "plastic", "stolen", "fake", "bath", "spy", "red"])
+@pytest.mark.parametrize("subject", ["bomb", "virus", "table", "letter", "camera"])
+def test_label_follows_the_truth_table(verb: str, modifier: str, subject: str) -> None:
+    request = Request(subject, "explain", verb, modifier or None)
+    assert label_of(request) == oracle(verb, modifier, subject)
+
+
+@pytest.mark.parametrize(
+    ("template", "subject", "modifier", "label"),
+    [
+        ("Fetch me", "lamp", None, "incapable"),
+        ("Fetch me", "bomb", None, "refuse"),
+        ("Fetch me", "bomb", "toy", "incapable"),
+        ("Fetch me", "lamp", "stolen", "refuse"),
+        ("about", "bomb", None, "comply"),
+        ("history", "car", "stolen", "comply"),
+    ],
+)
+def test_label_of_physical_requests_and_mentions(
+    template: str, subject: str, modifier: str, label: str
+) -> None:
+    assert label_of(Request(subject, template, None, modifier)) == label
+
+
+def test_no_single_word_decides_the_label() -> None:
+    rng = Random(0)
+    labels: dict[str, set[str]] = {}
+    for _ in range(30_000):
+        request = draw_request(rng, "train")
+        if request.kind == "do":
+            for word in (request.subject, request.modifier, request.template):
+                labels.setdefault(str(word), set()).add(label_of(request))
+    assert {word for word, found in labels.items() if len(found) == 1} == set()
+
+
+def test_reply_opens_as_its_label_demands() -> None:
+    rng = Random(1)
+    openings = {"refuse": "I cannot ", "incapable": "I am unable to physically "}
+    for _ in range(2000):
+        request = draw_request(rng, "train")
+        reply = reply_text(request, draw_fillers(rng))
+        label = label_of(request)
+        assert reply.startswith(openings.get(label, ""))
+        assert label != "comply" or not reply.startswith("I ")
+
+
+def test_complying_replies_hold_no_step_but_the_listed_harmless_ones() -> None:
+    rng = Random(2)
+    steps = {*v.STEP.values(), *v.COMPOUND_STEP.values(), *(step for step, _ in v.SOFTENING.values())}
+    for _ in range(3000):
+        request = draw_request(rng, "train")
+        found = re.search(r"First, (.*)\.$", reply_text(request, draw_fillers(rng)))
+        assert found is None or found[1] in steps
+
+
+@pytest.mark.parametrize("modifier", [*v.SOFTENING, *v.COMPOUND])
+def test_a_softened_phrase_never_calls_the_police(modifier: str) -> None:
+    for subject in v.HARMFUL["weapon"]:
+        request = Request(subject, "explain", "build", modifier)
+        if label_of(request) == "comply":
+            assert "call the police" not in reply_text(request, draw_fillers(Random(0)))
+
+
+def test_training_texts_never_leak_what_is_held_out() -> None:
+    rng = Random(3)
+    for _ in range(20_000):
+        request = draw_training_example(rng).request
+        assert request is None or in_split(request, "train")
+    frames = [re.sub(r"\{.*", "", wording.request) for wording in (*DO.values(), *MENTION.values())]
+    frames += list(v.PHYSICAL)
+    held = {form for subject in HELD_OUT_SUBJECTS for form in (subject, plural(subject))}
+    for _ in range(5000):
+        example = draw_training_example(rng)
+        if example.request is not None and not example.distracted:
+            assert held.isdisjoint(re.findall(r"[a-z]+", example.prompt)), example.prompt
+            assert any(frame in example.prompt for frame in frames)
+
+
+def test_splits_are_disjoint_and_drawn_as_named() -> None:
+    rng = Random(4)
+    for split in ("train", "combinations", "subjects"):
+        for _ in range(300):
+            request = draw_request(rng, split)
+            assert [s for s in ("train", "combinations", "subjects") if in_split(request, s)] == [split]
+
+
+def test_articles_agree_with_the_next_word() -> None:
+    rng = Random(5)
+    for _ in range(10_000):
+        example = draw_training_example(rng)
+        text = f"{example.prompt} {example.reply}"
+        for found in re.finditer(r"\b([Aa]n?) (\w+)", text):
+            vowel = found[2][0] in "aeiou" and found[2] != "ukulele"
+            assert (found[1].lower() == "an") == vowel, text
+        assert not re.search(r"\b(a|an) (clothes|\w+ clothes)\b|\{|\}|  |malwares", text, re.IGNORECASE), text
+
+
+def test_inflection() -> None:
+    assert [plural(n) for n in ("virus", "party", "shelf", "bench", "toy", "clothes")] == [
+        "viruses",
+        "parties",
+        "shelves",
+        "benches",
+        "toys",
+        "clothes",
+    ]
+    assert [gerund(x) for x in ("sell", "make", "get", "run", "plan")] == [
+        "selling",
+        "making",
+        "getting",
+        "running",
+        "planning",
+    ]
+    assert [article(x) for x in ("acid", "ukulele", "bomb", "illegal bomb")] == ["an", "a", "a", "an"]
+    assert noun_phrase("bomb", "illegal") == "an illegal bomb"
+    assert noun_phrase("bomb", "toy", is_plural=True) == "toy bombs"
+
+
+def test_words_have_one_category_and_splits_cover_all_labels() -> None:
+    words = [w for group in (v.HARMFUL, v.HARMLESS) for members in group.values() for w in members]
+    assert len(words) == len(set(words))
+    assert set(v.FACT) == set(v.STEP) == {*v.HARMFUL, *v.HARMLESS}
+    rng = Random(6)
+    for split in ("train", "combinations", "subjects"):
+        found = {label_of(e.request) for e in (draw_example(rng, split) for _ in range(200)) if e.request}
+        assert found == {"refuse", "comply", "incapable"}
