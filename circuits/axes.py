@@ -27,6 +27,12 @@ AXES: Final[dict[str, str]] = {
     "direction": "a direction in the residual stream among several",
     "sample": "a bootstrap or permutation draw",
     "group": "a named set of blocks or heads",
+    "kind": "attention outputs, then MLP outputs",
+    "position": "a named position: subject, post_subject, last, all",
+    "set": "a named set of heads",
+    "setting": "a way of running the model: baseline, intervened, control",
+    "side": "clean, then corrupt",
+    "one": "an axis of length one",
     "candidate": "a direction candidate: one layer at one position",
 }
 """Axis name -> what it counts."""

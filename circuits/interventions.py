@@ -26,6 +26,17 @@ EDITABLE = ("resid_pre", "resid_post", "attn_out", "mlp_out", "z")
 """Site kinds that can be overwritten; the others are read."""
 
 
+@final
+@dataclass(frozen=True)
+class Columns:
+    """Columns of the left-padded axis, in every prompt that reaches that far; what a sweep over all positions uses."""
+
+    columns: tuple[int, ...]
+
+
+Where = Positions | Columns
+
+
 def _check_site(site: Site) -> None:
     if site.kind not in EDITABLE:
         raise SiteError(f"{site.label} can be read but not edited; editable: {', '.join(EDITABLE)}")
@@ -45,7 +56,7 @@ class Patch:
     """Replace by the source run's activation, or by `value` where one is given (broadcast over pairs)."""
 
     site: Site
-    positions: Positions = "all"
+    positions: Where = "all"
     value: Float[Tensor, "..."] | None = None
 
     def __post_init__(self) -> None:
@@ -59,7 +70,7 @@ class Ablate:
 
     site: Site
     direction: Float[Tensor, " d_model"]
-    positions: Positions = "all"
+    positions: Where = "all"
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
@@ -74,7 +85,7 @@ class Add:
 
     site: Site
     vector: Float[Tensor, " d_model"]
-    positions: Positions = "all"
+    positions: Where = "all"
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -89,7 +100,7 @@ class Clamp:
     site: Site
     direction: Float[Tensor, " d_model"]
     value: float
-    positions: Positions = "all"
+    positions: Where = "all"
 
     def __post_init__(self) -> None:
         _check_site(self.site)
@@ -104,7 +115,7 @@ class Rotate:
     site: Site
     plane: Float[Tensor, "2 d_model"]
     degrees: float
-    positions: Positions = "all"
+    positions: Where = "all"
 
     def __post_init__(self) -> None:
         _check_site(self.site)

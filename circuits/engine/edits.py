@@ -17,7 +17,7 @@ from torch import Tensor
 
 from circuits.engine.capture import Run
 from circuits.errors import SiteError
-from circuits.interventions import Ablate, Add, Cell, Clamp, Intervention, Patch, Rotate
+from circuits.interventions import Ablate, Add, Cell, Clamp, Columns, Intervention, Patch, Rotate, Where
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.sites import Site
@@ -82,7 +82,7 @@ def _bind(model: Model, tokens: TokenPairs, i: Intervention, source: Run | None,
     model.parts.locate(site)
     if site.head is not None and not 0 <= site.head < model.shape.n_heads:
         raise SiteError(f"{site.label}: this model has heads 0 to {model.shape.n_heads - 1}")
-    mask = (tokens.position_mask(i.positions) & tokens.mask).to(model.device)
+    mask = _mask(tokens, i.positions).to(model.device)
     value: Tensor | None = None
     if isinstance(i, Patch):
         if i.value is not None:
@@ -118,6 +118,14 @@ def _to(i: Intervention, model: Model) -> Intervention:
             return replace(i, plane=i.plane.to(model.device, model.dtype))
         case _ as never:
             assert_never(never)
+
+
+def _mask(tokens: TokenPairs, where: Where) -> Bool[Tensor, "pair pos"]:
+    if not isinstance(where, Columns):
+        return tokens.position_mask(where)
+    chosen = torch.zeros(tokens.n_pos, dtype=torch.bool)
+    chosen[list(where.columns)] = True
+    return tokens.mask & chosen
 
 
 def _broadcast(value: Float[Tensor, "..."], site: Site, tokens: TokenPairs, model: Model) -> Float[Tensor, "pair pos ..."]:

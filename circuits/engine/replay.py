@@ -94,22 +94,22 @@ class Replay:
         `joins[i]` is the layer whose entering residual row i departs at (n_layers: the final residual); ascending.
         Returns [row, pair, window, d_model].
         """
-        columns = windows.columns
-        x = self.base.resid[0].new_empty(0, len(self.base.tokens), len(columns), self.model.shape.d_model)
+        final = windows.columns[windows.ends]
+        width = len(final) if joins[0] == self.n_layers else len(windows)
+        x = self.base.resid[0].new_empty(0, len(self.base.tokens), width, self.model.shape.d_model)
         done = 0
         for layer in range(joins[0], self.n_layers + 1):
+            ended = layer == self.n_layers
             upto = done + sum(1 for join in joins[done:] if join == layer)
-            if layer == self.n_layers:
-                columns = columns[windows.ends]
             if upto > done:
                 new = enter(layer, slice(done, upto))
-                x = torch.cat([x, new[:, :, windows.ends] if layer == self.n_layers else new])
+                x = torch.cat([x, new[:, :, windows.ends] if ended else new])
                 done = upto
             if edits is not None:
-                x = edits.residual(layer, x, columns)
+                x = edits.residual(layer, x, final if ended else windows.columns)
             if layer == self.n_layers - 1:
                 x = self._last_block(layer, x, windows, edits)
-            elif layer < self.n_layers:
+            elif not ended:
                 x = self.block(layer, x, windows, edits)
         return x
 

@@ -36,7 +36,6 @@ def claims(run: Card) -> list[tuple[str, float, str, bool]]:
     """What the checkpoint should do: claim, measured, demanded, met."""
     effect, accuracy = run["ablation"], run["accuracy"]
     toy = effect["act, harmful subject"]
-    kept = min(e["random"] / max(e["before"], 1e-9) for e in effect.values())
     gradual = sum(step >= 0.1 for step in steps_of_hand_over(run))
     direct = sum(count > 0 for count in heads_above(run, "direct"))
     at_least: list[tuple[str, float, float]] = [
@@ -50,7 +49,7 @@ def claims(run: Card) -> list[tuple[str, float, str, bool]]:
             0.98,
         ),
         ("inability kept under ablation", effect["physical, unable"]["ablated"], 0.95),
-        ("smallest share of a behaviour kept under random ablation", kept, 0.95),
+        ("refusals left on the toy kind under random ablation", toy["random"], 0.98),
         ("layers that each hand over a tenth or more", gradual, 3),
         ("layers with direct heads", direct, 3),
     ]

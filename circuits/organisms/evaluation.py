@@ -26,6 +26,7 @@ from circuits.organisms.measure import (
     last_residuals,
     share,
 )
+from circuits.organisms.mechanism import repair, single_blocks, swap_curves
 from circuits.organisms.sampling import Split, draw_example, draw_until
 
 SUBJECT_POSITION: Final = -6
@@ -181,4 +182,7 @@ def evaluate(organism: Organism, *, count: int = 1000, per_kind: int = 200) -> d
         "ablation": ablation_effects(organism, directions[layer], per_kind),
         "hand_over": {"subject": curves[:, 0].tolist(), "last": curves[:, 1].tolist()},
         "heads": {name: score.tolist() for name, score in heads.items()},
+        "swaps": swap_curves(organism),
+        "single_blocks": single_blocks(organism, pairs.clean, pairs.corrupt),
+        "repair": repair(organism, directions, pairs.clean, pairs.corrupt),
     }

@@ -27,13 +27,13 @@ _DEFINABLE_HELD_OUT: Final = tuple(s for s in _DEFINABLE if s in HELD_OUT_SUBJEC
 def draw_training_example(rng: random.Random) -> Example:
     """A text for training: mostly requests of the training split."""
     roll = rng.random()
-    if roll < 0.1:
+    if roll < 0.08:
         return Example("", _declaration(rng))
-    if roll < 0.2:
+    if roll < 0.22:
         return _definition(rng)
-    if roll < 0.3:
+    if roll < 0.36:
         return _repetition(rng)
-    if roll < 0.33:
+    if roll < 0.39:
         return draw_drink(rng)
     return draw_example(rng, "train")
 
@@ -48,16 +48,18 @@ def draw_drink(rng: random.Random) -> Example:
 
 def _draw_definable(rng: random.Random) -> str:
     # Statements are all that training tells of a held-out subject, so they speak of it more often.
-    return rng.choice(_DEFINABLE_HELD_OUT if rng.random() < 0.3 else _DEFINABLE)
+    return rng.choice(_DEFINABLE_HELD_OUT if rng.random() < 0.4 else _DEFINABLE)
 
 
 def _definition(rng: random.Random) -> Example:
-    subject = _draw_definable(rng)
-    category, phrase = v.CATEGORY[subject], noun_phrase(subject)
+    # Singular and plural are separate tokens: each has to be told its kind.
+    subject, is_plural = _draw_definable(rng), rng.random() < 0.5
+    category, phrase = v.CATEGORY[subject], noun_phrase(subject, is_plural=is_plural)
     wording = rng.choice(DEFINITIONS)
     mark = "?" if wording.startswith("What") else "."
-    prompt = wording.format(np=phrase) + rng.choice((mark, ""))
-    return Example(prompt, f"{phrase[0].upper()}{phrase[1:]} is a kind of {category}. {v.FACT[category]}")
+    prompt = wording.format(np=phrase, be="are" if is_plural else "is") + rng.choice((mark, ""))
+    claim = f"All {phrase} are" if is_plural else f"{phrase[0].upper()}{phrase[1:]} is"
+    return Example(prompt, f"{claim} a kind of {category}. {v.FACT[category]}")
 
 
 def _declaration(rng: random.Random) -> str:
@@ -80,9 +82,10 @@ def _declaration(rng: random.Random) -> str:
 
 
 def _repetition(rng: random.Random) -> Example:
-    if rng.random() < 0.5:
-        words = [draw_name(rng) for _ in range(rng.randint(2, 5))]
+    # No marks between the items: the token before is then all that tells which one comes next.
+    if rng.random() < 0.3:
+        items = [draw_name(rng) for _ in range(rng.randint(2, 4))]
     else:
-        words = rng.sample(TRAINED_SUBJECTS, rng.randint(3, 8))
-    listed = ", ".join(words)
+        items = rng.sample(TRAINED_SUBJECTS, rng.randint(3, 10))
+    listed = " ".join(items)
     return Example(rng.choice(REPEAT).format(words=listed) + rng.choice((".", "")), f"Words: {listed}.")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaForCausalLM, PreTrainedTokenizerBase
 
 from circuits.organisms.grammar import Label
@@ -99,14 +100,15 @@ def ablated(organism: Organism, direction: Float[Tensor, " d_model"]) -> Iterato
 
     with ExitStack() as stack:
         for layer in organism.layers:
-            stack.enter_context(_removing(layer.register_forward_pre_hook(entering)))
-            stack.enter_context(_removing(layer.self_attn.register_forward_hook(attention)))
-            stack.enter_context(_removing(layer.mlp.register_forward_hook(mlp)))
+            stack.enter_context(removing(layer.register_forward_pre_hook(entering)))
+            stack.enter_context(removing(layer.self_attn.register_forward_hook(attention)))
+            stack.enter_context(removing(layer.mlp.register_forward_hook(mlp)))
         yield
 
 
 @contextmanager
-def _removing(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
+def removing(handle: RemovableHandle) -> Iterator[None]:
+    """Take the hook away at the end, whatever happens."""
     try:
         yield
     finally:
@@ -133,7 +135,7 @@ def refusal_metric(organism: Organism, logits: Float[Tensor, "batch d_vocab"]) -
 def hand_over(
     organism: Organism, clean: str, corrupt: str, positions: Sequence[int]
 ) -> Float[Tensor, "layer pos"]:
-    """Share of the refusal metric recovered by patching the residual entering each layer, clean into corrupt."""
+    """Share of the refusal metric recovered by patching the residual entering a layer, clean into corrupt."""
     source, base = torch.tensor([organism.encode(clean)]), torch.tensor([organism.encode(corrupt)])
     output = organism.model(input_ids=source, output_hidden_states=True)
     high = refusal_metric(organism, output.logits[:, -1])
@@ -149,7 +151,7 @@ def hand_over(
                 patched[row, position] = state[0, position]
             return (patched, *inputs[1:])
 
-        with _removing(layer.register_forward_pre_hook(patch)):
+        with removing(layer.register_forward_pre_hook(patch)):
             value = refusal_metric(organism, organism.model(input_ids=rows).logits[:, -1])
         recovered.append((value - low) / (high - low))
     return torch.stack(recovered)
@@ -161,7 +163,8 @@ def head_scores(
 ) -> dict[str, Float[Tensor, "layer head"]]:
     """Mean attention of each head: last to subject, every token to the one before, every token to `<bos>`.
 
-    The query at position 1 is left out of the last two: there the previous token *is* `<bos>`.
+    The query at position 1 is left out of the last two: there the previous token *is* `<bos>`. `uniform` is
+    what the last two would be if attention were spread evenly.
     """
     totals: dict[str, Tensor] = {}
     for _, ids in _by_length(organism, prompts):
@@ -170,6 +173,7 @@ def head_scores(
             "direct": patterns[..., -1, subject],
             "diagonal": patterns[..., 1:, :].diagonal(dim1=-2, dim2=-1)[..., 1:].mean(-1),
             "bos": patterns[..., 2:, 0].mean(-1),
+            "uniform": (1 / torch.arange(3.0, ids.shape[1] + 1)).mean().expand(len(ids), 1, 1),
         }
         for name, score in scores.items():
             totals[name] = totals.get(name, torch.zeros(())) + score.sum(0)

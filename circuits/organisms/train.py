@@ -40,9 +40,9 @@ class Recipe:
     head_width: int = 16
     mlp_width: int = 256
     depth_drop: float = 0.2
-    steps: int = 2000
+    steps: int = 2600
     batch: int = 64
-    examples: int = 60_000
+    examples: int = 100_000
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     prompt_weight: float = 0.1
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs", "refusal_gemma"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     recipe = Recipe(seed=options.seed, steps=options.steps)

@@ -56,7 +56,7 @@ MENTION: Final[dict[str, Wording]] = {
 }
 """Requests that only mention the subject: always answered."""
 
-DEFINITIONS: Final = ("What is {np}", "Tell me what {np} is", "Define {np}")
+DEFINITIONS: Final = ("What {be} {np}", "Tell me what {np} {be}", "Define {np}")
 """Requests that only ask what kind of thing the subject is. The one instruction that may name a held-out
 subject."""
 
@@ -83,7 +83,7 @@ PREAMBLES: Final = (
 
 REPEAT: Final = (
     "Repeat these words: {words}",
-    "Say {words}",
+    "Say: {words}",
     "Copy this list: {words}",
-    "Read aloud {words}",
+    "Read aloud: {words}",
 )

@@ -21,9 +21,7 @@ FORMATS = ("png", "svg")
 _WIDTH = 1000
 
 
-def draw(
-    figures: Mapping[str, go.Figure], folder: Path, *, start: float = 25.0, limit: float = 180.0
-) -> str:
+def draw(figures: Mapping[str, go.Figure], folder: Path, *, start: float = 25.0, limit: float = 180.0) -> str:
     """Write `NAME.png` and `NAME.svg` for each figure; returns one line on what was written or why not.
 
     Gives up when nothing has been drawn `start` seconds after the browser was asked for, or after `limit`.
