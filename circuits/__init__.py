@@ -1,1 +1,119 @@
-"""Find, test and draw circuits in language models."""
+"""Find, test and draw circuits in language models.
+
+    import circuits as ct
+
+    model  = ct.load()                                # the bundled model; or a hub id, or a local folder
+    pairs  = ct.toy_refusal_pairs()                   # or ct.PairSet.from_csv("pairs.csv")
+    tokens = pairs.tokenize(model)                    # aligned, positions named
+    metric = ct.RefusalMetric(model, "I")             # or ct.LogitDifference(model, "sorry", "sure")
+
+    resid  = ct.patch_residual(model, tokens, metric)                # where
+    groups = ct.patch_groups(model, tokens, metric)                  # which stage
+    heads  = ct.patch_heads(model, tokens, metric)                   # which head
+    roles  = ct.classify_heads(model, tokens)                        # what it attends to
+    resid.to_frame(); resid.figure(); resid.save("runs/mine")
+
+Reading order of the package: errors, axes, sites · prompts, model, metrics, interventions · engine · measure · graph ·
+report · case, cases. Names are imported on first use: `import circuits` itself loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuits.engine import generate, sweep
+    from circuits.errors import CircuitError
+    from circuits.graph import component_graph, export, load_graph
+    from circuits.interventions import Ablate, Add, Clamp, Patch, Rotate, ablate_everywhere
+    from circuits.measure.attention import classify_heads
+    from circuits.measure.behaviour import behaviour
+    from circuits.measure.blocks import patch_blocks
+    from circuits.measure.directions import choose_direction
+    from circuits.measure.groups import patch_groups
+    from circuits.measure.head_sets import patch_head_sets
+    from circuits.measure.heads import patch_heads
+    from circuits.measure.residual import patch_residual
+    from circuits.measure.writes import components
+    from circuits.metrics import LogitDifference, LogOdds, RefusalMetric
+    from circuits.model import Model, bundled_models, load
+    from circuits.prompts import Pair, PairSet, TokenPairs, filter_subjects, refusal_subjects, toy_refusal_pairs
+    from circuits.refusal import is_refusal
+    from circuits.sites import Site, head, parse
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "circuits.engine": ("generate", "sweep"),
+    "circuits.errors": ("CircuitError",),
+    "circuits.graph": ("component_graph", "export", "load_graph"),
+    "circuits.interventions": ("Ablate", "Add", "Clamp", "Patch", "Rotate", "ablate_everywhere"),
+    "circuits.measure.attention": ("classify_heads",),
+    "circuits.measure.behaviour": ("behaviour",),
+    "circuits.measure.blocks": ("patch_blocks",),
+    "circuits.measure.directions": ("choose_direction",),
+    "circuits.measure.groups": ("patch_groups",),
+    "circuits.measure.head_sets": ("patch_head_sets",),
+    "circuits.measure.heads": ("patch_heads",),
+    "circuits.measure.residual": ("patch_residual",),
+    "circuits.measure.writes": ("components",),
+    "circuits.metrics": ("LogOdds", "LogitDifference", "RefusalMetric"),
+    "circuits.model": ("Model", "bundled_models", "load"),
+    "circuits.prompts": (
+        "Pair", "PairSet", "TokenPairs", "filter_subjects", "refusal_subjects", "toy_refusal_pairs",
+    ),
+    "circuits.refusal": ("is_refusal",),
+    "circuits.sites": ("Site", "head", "parse"),
+}  # fmt: skip
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Ablate",
+    "Add",
+    "CircuitError",
+    "Clamp",
+    "LogOdds",
+    "LogitDifference",
+    "Model",
+    "Pair",
+    "PairSet",
+    "Patch",
+    "RefusalMetric",
+    "Rotate",
+    "Site",
+    "TokenPairs",
+    "ablate_everywhere",
+    "behaviour",
+    "bundled_models",
+    "choose_direction",
+    "classify_heads",
+    "component_graph",
+    "components",
+    "export",
+    "filter_subjects",
+    "generate",
+    "head",
+    "is_refusal",
+    "load",
+    "load_graph",
+    "parse",
+    "patch_blocks",
+    "patch_groups",
+    "patch_head_sets",
+    "patch_heads",
+    "patch_residual",
+    "refusal_subjects",
+    "sweep",
+    "toy_refusal_pairs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

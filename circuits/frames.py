@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from circuits.stats import Interval, bootstrap_means
+
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
@@ -45,13 +47,12 @@ def long_frame(axes: Mapping[str, Sequence[Any]], columns: Mapping[str, NDArray[
 
 
 def summary(
-    frame: pd.DataFrame, by: Sequence[str], value: str, *, over: str = "pair", level: float = 0.95, seed: int = 0,
-    resamples: int = 2000,
-) -> pd.DataFrame:  # fmt: skip
-    """Mean of `value` over pairs for every combination of `by`, with a bootstrap interval (`low`, `high`) and `n`.
+    frame: pd.DataFrame, by: Sequence[str], value: str, *, over: str = "pair", seed: int = 0, resamples: int = 10_000
+) -> pd.DataFrame:
+    """Mean of `value` over pairs for every combination of `by`, with its 95 % interval (`low`, `high`) and `n`.
 
-    Pairs are resampled whole, the same draws for all cells; percentile interval. `n` counts the pairs with a defined
-    value; a cell with fewer than two has no interval.
+    Pairs are resampled whole, the same draws for all cells (`stats.bootstrap_means`). `n` counts the pairs with a
+    defined value; a cell with one has no interval, a cell with none is left out.
     """
     import pandas as pd
 
@@ -59,17 +60,17 @@ def summary(
     table = frame.pivot_table(index=over, columns=keys, values=value, aggfunc="mean", dropna=False, observed=False)
     matrix = table.to_numpy(float)
     present = np.isfinite(matrix)
-    filled = np.where(present, matrix, 0.0)
-    draws = np.random.default_rng(seed).multinomial(len(matrix), np.full(len(matrix), 1 / len(matrix)), size=resamples)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = (draws @ filled) / (draws @ present.astype(float))
-        mean = filled.sum(0) / present.sum(0)
-    tail = (1 - level) / 2
-    low, high = np.full(len(mean), np.nan), np.full(len(mean), np.nan)
-    enough = present.sum(0) > 1
-    if enough.any():
-        low[enough], high[enough] = np.nanquantile(means[:, enough], [tail, 1 - tail], axis=0)
-    cells = table.columns.to_frame(index=False) if len(keys) > 1 else pd.DataFrame({keys[0]: table.columns})
-    cells.columns = keys
-    cells["mean"], cells["low"], cells["high"], cells["n"] = mean, low, high, present.sum(0)
-    return cells[cells["n"] > 0].reset_index(drop=True)
+    rows: dict[int, Interval] = {}
+    for pattern in np.unique(present, axis=1).T:
+        if pattern.any():
+            cells = np.flatnonzero((present == pattern[:, None]).all(axis=0))
+            found = bootstrap_means(matrix[np.ix_(pattern, cells)], resamples=resamples, seed=seed)
+            rows |= dict(zip(cells.tolist(), found, strict=True))
+    named = table.columns.to_frame(index=False) if len(keys) > 1 else pd.DataFrame({keys[0]: table.columns})
+    named.columns = keys
+    there = sorted(rows)
+    kept = named.iloc[there].reset_index(drop=True)
+    return kept.assign(
+        mean=[rows[i].estimate for i in there], low=[rows[i].low for i in there], high=[rows[i].high for i in there],
+        n=[rows[i].n for i in there],
+    )  # fmt: skip

@@ -296,3 +296,19 @@ def test_known_classes_keep_their_colour_and_others_do_not_take_it() -> None:
 def test_a_figure_carries_one_template_and_no_other(cells: pd.DataFrame) -> None:
     for name, fig in every_figure(cells).items():
         assert fig.layout.template.to_plotly_json() == theme.template("light"), name
+
+
+def test_panels_in_several_rows_share_one_scale() -> None:
+    frame = pd.concat([series().assign(panel=str(i), y=i) for i in range(5)])
+    named = {
+        "x": "x",
+        "y": "y",
+        "color": "kind",
+        "facet": "panel",
+        "title": "t",
+        "x_title": "x",
+        "y_title": "y",
+    }
+    for fig in (draw.lines(frame, **named), draw.bars(frame, **named)):
+        assert len(list(fig.select_yaxes())) >= 5
+        assert {axis.matches for axis in fig.select_yaxes()} == {"y"}

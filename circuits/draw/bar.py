@@ -40,7 +40,7 @@ def bars(  # noqa: PLR0913  each is a column or a name on the figure
     fig = make_subplots(
         rows=rows,
         cols=columns,
-        shared_yaxes="all",
+        shared_yaxes=True,
         horizontal_spacing=0.03,
         vertical_spacing=gap / (rows * height + (rows - 1) * gap) if rows > 1 else 0,
         subplot_titles=[words.plain(name) for name, _ in parts] if facet else None,
@@ -94,6 +94,7 @@ def bars(  # noqa: PLR0913  each is a column or a name on the figure
         title_text=words.wrapped(x_title, 92 // columns),
         range=[-0.5, len(xs) - 0.5],
     )
+    fig.update_yaxes(matches="y")  # rows of panels, too, share one scale
     fig.update_yaxes(title_text=words.wrapped(y_title, 44), col=1)
     fig.update_layout(barmode="group", bargap=0.22, bargroupgap=0.06)
     return canvas.finish(

@@ -42,7 +42,7 @@ def network(nodes: pd.DataFrame, edges: pd.DataFrame, *, title: str, caption: st
                 name=words.plain(name),
                 text=[words.plain(words.visible(t, 16)) for t in mine["label"]],
                 textposition="top center",
-                textfont={"size": 11.5, "shadow": "auto"},
+                textfont={"size": 11.5},
                 marker={
                     "size": [
                         11 + 25 * (abs(e) / biggest) ** 0.5 if pd.notna(e) else 11 for e in mine["effect"]

@@ -46,7 +46,7 @@ def lines(  # noqa: PLR0913  each is a column or a name on the figure
     fig = make_subplots(
         rows=rows,
         cols=columns,
-        shared_yaxes="all",
+        shared_yaxes=True,
         horizontal_spacing=0.03,
         vertical_spacing=110 / (rows * 330) if rows > 1 else 0,
         subplot_titles=[words.plain(name) for name, _ in parts] if facet else None,
@@ -104,6 +104,7 @@ def lines(  # noqa: PLR0913  each is a column or a name on the figure
             ticktext=[words.token(v) for v in xs],
         )
         bottom = below + 38
+    fig.update_yaxes(matches="y")  # rows of panels, too, share one scale
     fig.update_yaxes(title_text=words.wrapped(y_title, 46), col=1)
     return canvas.finish(
         fig,

@@ -8,8 +8,9 @@ sweep, against the slow oracle), generate (completions under interventions).
 from __future__ import annotations
 
 from circuits.engine.audit import Certificate
+from circuits.engine.baseline import baseline
 from circuits.engine.capture import Run, capture
 from circuits.engine.generate import generate
 from circuits.engine.sweep import Swept, sweep
 
-__all__ = ["Certificate", "Run", "Swept", "capture", "generate", "sweep"]
+__all__ = ["Certificate", "Run", "Swept", "baseline", "capture", "generate", "sweep"]

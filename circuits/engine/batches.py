@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from circuits.engine.progress import advance
 from circuits.model import Model
 
 Job = TypeVar("Job")
@@ -50,6 +51,7 @@ def in_batches(jobs: list[Job], size: int, run: Callable[[list[Job]], None]) -> 
                 torch.cuda.empty_cache()
             continue
         start += len(batch)
+        advance(len(batch) / len(jobs))
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -75,9 +75,13 @@ class GroupPatching(Result):
 
 
 def thirds(n_layers: int) -> dict[str, range]:
-    """The write-up's groups, scaled: early, middle and late thirds of the layers (0–6, 6–12, 12–18 on 18 layers)."""
+    """The write-up's groups, scaled: early, middle and late thirds of the layers (0–6, 6–12, 12–18 on 18 layers).
+
+    A model of fewer than three layers has no middle.
+    """
     a, b = round(n_layers / 3), round(2 * n_layers / 3)
-    return {"early": range(a), "middle": range(a, b), "late": range(b, n_layers)}
+    found = {"early": range(a), "middle": range(a, b), "late": range(b, n_layers)}
+    return {name: layers for name, layers in found.items() if layers}
 
 
 def patch_groups(

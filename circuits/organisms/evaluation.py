@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.organisms import vocabulary as v
-from circuits.organisms.grammar import Request, label_of
+from circuits.organisms.grammar import Label, Request, label_of
 from circuits.organisms.measure import (
     Organism,
     ablated,
@@ -32,7 +32,6 @@ from circuits.organisms.sampling import Split, draw_example, draw_until
 SUBJECT_POSITION: Final = -6
 PAIRS: Final = Path(__file__).parents[1] / "prompts" / "data" / "refusal_pairs.csv"
 RANDOM_DIRECTIONS: Final = 5
-HEAD_THRESHOLDS: Final = {"direct": 0.2, "diagonal": 0.2, "bos": 0.5}
 
 
 def _verb_class(request: Request) -> str:
@@ -42,6 +41,10 @@ def _verb_class(request: Request) -> str:
 def is_toy_kind(request: Request) -> bool:
     """Act verb on a harmful subject without modifier: the kind of request that the toy pairs hold."""
     return _verb_class(request) == "act" and request.modifier is None and label_of(request) == "refuse"
+
+
+def _labelled(label: Label) -> Callable[[Request], bool]:
+    return lambda request: label_of(request) == label
 
 
 def _refused(test: Callable[[Request], bool]) -> Callable[[Request], bool]:
@@ -114,8 +117,8 @@ def choose_layer(organism: Organism, directions: Float[Tensor, "layer d_model"],
     Its errors: the share of refusals left plus the shares of answers and of inability lost.
     """
     refused = _prompts("train", is_toy_kind, count, 21)
-    answered = _prompts("train", lambda r: label_of(r) == "comply", count, 22)
-    unable = _prompts("train", lambda r: label_of(r) == "incapable", count, 23)
+    answered = _prompts("train", _labelled("comply"), count, 22)
+    unable = _prompts("train", _labelled("incapable"), count, 23)
     errors: dict[int, float] = {}
     for layer in range(1, len(directions)):
         with ablated(organism, directions[layer]):
@@ -128,22 +131,20 @@ def ablation_effects(
     organism: Organism, direction: Float[Tensor, " d_model"], count: int
 ) -> dict[str, dict[str, float]]:
     """Share of right behaviours per held-out prompt set: before, with it ablated, with random ones."""
-    sets = {
-        name: ("refuse", _prompts("combinations", test, count, 31)) for name, test in REFUSED_KINDS.items()
+    answered, unable = (_labelled(label) for label in ("comply", "incapable"))
+    sets: dict[str, tuple[Label, list[str]]] = {
+        **{
+            kind: ("refuse", _prompts("combinations", test, count, 31))
+            for kind, test in REFUSED_KINDS.items()
+        },
+        "act, harmful subject, distractors": (
+            "refuse",
+            _prompts("combinations", is_toy_kind, count, 32, distractors=1.0),
+        ),
+        "act, held-out harmful subject": ("refuse", _prompts("subjects", is_toy_kind, count, 33)),
+        "harmless, answered": ("comply", _prompts("combinations", answered, count, 34)),
+        "physical, unable": ("incapable", _prompts("combinations", unable, count, 35)),
     }
-    sets["act, harmful subject, distractors"] = (
-        "refuse",
-        _prompts("combinations", is_toy_kind, count, 32, 1.0),
-    )
-    sets["act, held-out harmful subject"] = ("refuse", _prompts("subjects", is_toy_kind, count, 33))
-    sets["harmless, answered"] = (
-        "comply",
-        _prompts("combinations", lambda r: label_of(r) == "comply", count, 34),
-    )
-    sets["physical, unable"] = (
-        "incapable",
-        _prompts("combinations", lambda r: label_of(r) == "incapable", count, 35),
-    )
     generator = torch.Generator().manual_seed(41)
     effects: dict[str, dict[str, float]] = {}
     for name, (label, prompts) in sets.items():

@@ -5,7 +5,7 @@ users will run on the model, so each can check the other.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GemmaForCausalLM, PreTrainedTokenizerBase
 
 from circuits.organisms.grammar import Label
 from circuits.organisms.tokenizer import chat
@@ -31,9 +31,9 @@ class Organism:
     tokenizer: PreTrainedTokenizerBase
 
     @property
-    def layers(self) -> nn.ModuleList:
+    def layers(self) -> list[nn.Module]:
         """The decoder blocks."""
-        return self.model.model.layers
+        return list(self.model.model.layers)
 
     def encode(self, prompt: str) -> list[int]:
         """The instruction in its chat turn, ready for the reply."""
@@ -42,7 +42,7 @@ class Organism:
 
 def load(folder: Path) -> Organism:
     """Load a checkpoint folder; bf16 weights are upcast."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = GemmaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     return Organism(model.eval(), AutoTokenizer.from_pretrained(folder))
 
 
@@ -82,7 +82,7 @@ def share(organism: Organism, prompts: Sequence[str], label: Label) -> float:
 
 
 @contextmanager
-def ablated(organism: Organism, direction: Float[Tensor, " d_model"]) -> Iterator[None]:
+def ablated(organism: Organism, direction: Float[Tensor, " d_model"]) -> Generator[None, None, None]:
     """Keep the residual stream free of the direction at every layer and position."""
     unit = direction / direction.norm()
 
@@ -101,13 +101,13 @@ def ablated(organism: Organism, direction: Float[Tensor, " d_model"]) -> Iterato
     with ExitStack() as stack:
         for layer in organism.layers:
             stack.enter_context(removing(layer.register_forward_pre_hook(entering)))
-            stack.enter_context(removing(layer.self_attn.register_forward_hook(attention)))
-            stack.enter_context(removing(layer.mlp.register_forward_hook(mlp)))
+            stack.enter_context(removing(layer.get_submodule("self_attn").register_forward_hook(attention)))
+            stack.enter_context(removing(layer.get_submodule("mlp").register_forward_hook(mlp)))
         yield
 
 
 @contextmanager
-def removing(handle: RemovableHandle) -> Iterator[None]:
+def removing(handle: RemovableHandle) -> Generator[None, None, None]:
     """Take the hook away at the end, whatever happens."""
     try:
         yield

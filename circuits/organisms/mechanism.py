@@ -1,7 +1,8 @@
 """How a checkpoint refuses, as far as a few interventions tell: other swaps, single blocks, self-repair.
 
 These numbers are not demanded of the model. The card reports them because they say in what its mechanism
-resembles a large model's and in what it does not."""
+resembles a large model's and in what it does not.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -42,16 +43,15 @@ def swap_curves(organism: Organism) -> dict[str, dict[str, list[float]]]:
 
 @torch.no_grad()
 def single_blocks(organism: Organism, clean: Sequence[str], corrupt: Sequence[str]) -> dict[str, list[float]]:
-    """Share of the metric recovered by one attention or MLP output at the last position, clean into
-    corrupt."""
+    """Share of the metric recovered by one block's output at the last position, clean into corrupt."""
     totals: dict[str, Tensor] = {}
     for refused, answered in zip(clean, corrupt, strict=True):
         source = torch.tensor([organism.encode(refused)])
         base = torch.tensor([organism.encode(answered)])
         low = refusal_metric(organism, organism.model(input_ids=base).logits[:, -1])
-        for kind in ("attention", "mlp"):
+        for kind, name in (("attention", "self_attn"), ("mlp", "mlp")):
             for index, layer in enumerate(organism.layers):
-                block: nn.Module = layer.self_attn if kind == "attention" else layer.mlp  # type: ignore[assignment]
+                block = layer.get_submodule(name)
                 kept: list[Tensor] = []
 
                 def keep(_: nn.Module, __: object, output: Any, kept: list[Tensor] = kept) -> None:
@@ -77,8 +77,7 @@ def repair(
     clean: Sequence[str],
     corrupt: Sequence[str],
 ) -> list[float]:
-    """How much of the direction is back before the last block, when it was removed once, entering layer 1, 2,
-    ...
+    """How much of the direction is back before the last block, removed once on entering layer 1, 2 ...
 
     1 is the distance between refused and answered prompts; removal is at all positions. 0: nothing came back.
     """

@@ -9,7 +9,7 @@ import random
 import string
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
@@ -70,10 +70,11 @@ def build_tokenizer() -> GemmaTokenizer:
         show_progress=False,
     )
     bpe.train_from_iterator(_words(), trainer)
-    learned = json.loads(bpe.to_str())["model"]
+    learned: dict[str, Any] = json.loads(bpe.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in learned["merges"]]
     tokenizer = GemmaTokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(merge) for merge in learned["merges"]],
+        merges=merges,
         additional_special_tokens=[TURN_START, TURN_END],
     )
     # A Gemma tokenizer built from a vocabulary adds no <bos> of its own.

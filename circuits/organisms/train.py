@@ -8,7 +8,6 @@ without it a model this small learns a lookup in one layer.
 
 import argparse
 import json
-import logging
 import math
 import random
 import sys
@@ -16,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -25,8 +25,6 @@ from transformers import GemmaConfig, GemmaForCausalLM, GemmaTokenizer
 from circuits.organisms.exercises import draw_training_example
 from circuits.organisms.grammar import Example
 from circuits.organisms.tokenizer import TURN_END, build_tokenizer, chat
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,9 @@ def encode(tokenizer: GemmaTokenizer, example: Example, prompt_weight: float) ->
 
 def new_model(recipe: Recipe, tokenizer: GemmaTokenizer) -> GemmaForCausalLM:
     """An untrained Gemma (multi-query attention, tied embeddings) of the recipe's size."""
-    end_of_turn = tokenizer.convert_tokens_to_ids(TURN_END)
+    pad, bos, eos, end_of_turn = (
+        cast("int", tokenizer.convert_tokens_to_ids(token)) for token in ("<pad>", "<bos>", "<eos>", TURN_END)
+    )
     config = GemmaConfig(
         vocab_size=math.ceil(len(tokenizer) / 64) * 64,
         hidden_size=recipe.width,
@@ -78,9 +78,9 @@ def new_model(recipe: Recipe, tokenizer: GemmaTokenizer) -> GemmaForCausalLM:
         head_dim=recipe.head_width,
         max_position_embeddings=256,
         initializer_range=0.5 / math.sqrt(recipe.width),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=[tokenizer.eos_token_id, end_of_turn],
+        pad_token_id=pad,
+        bos_token_id=bos,
+        eos_token_id=[eos, end_of_turn],
     )
     return GemmaForCausalLM(config)
 
@@ -99,8 +99,8 @@ def add_stochastic_depth(model: GemmaForCausalLM, drop: float, generator: torch.
         return thinned(output) if module.training else output
 
     for layer in model.model.layers:
-        layer.self_attn.register_forward_hook(after_attention)
-        layer.mlp.register_forward_hook(after_mlp)
+        layer.get_submodule("self_attn").register_forward_hook(after_attention)
+        layer.get_submodule("mlp").register_forward_hook(after_mlp)
 
 
 def batches(data: list[Encoded], size: int, rng: random.Random) -> Iterator[list[Encoded]]:
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
         "wall_seconds": round(time.perf_counter() - started, 1),
         "final_training_loss": round(sum(losses[-50:]) / len(losses[-50:]), 4),
     }
-    model.to(torch.bfloat16).save_pretrained(options.out)
+    model.bfloat16().save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
     (options.out / "train_report.json").write_text(json.dumps(report, indent=1) + "\n")
 

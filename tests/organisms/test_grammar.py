@@ -62,7 +62,7 @@ def test_label_of_physical_requests_and_mentions(
 def test_no_single_word_decides_the_label() -> None:
     rng = Random(0)
     labels: dict[str, set[str]] = {}
-    for _ in range(30_000):
+    for _ in range(12_000):
         request = draw_request(rng, "train")
         if request.kind == "do":
             for word in (request.subject, request.modifier, request.template):
@@ -100,7 +100,7 @@ def test_a_softened_phrase_never_calls_the_police(modifier: str) -> None:
 
 def test_training_texts_never_leak_what_is_held_out() -> None:
     rng = Random(3)
-    for _ in range(20_000):
+    for _ in range(6_000):
         request = draw_training_example(rng).request
         assert request is None or in_split(request, "train")
     frames = [re.sub(r"\{.*", "", wording.request) for wording in (*DO.values(), *MENTION.values())]
@@ -123,7 +123,7 @@ def test_splits_are_disjoint_and_drawn_as_named() -> None:
 
 def test_articles_agree_with_the_next_word() -> None:
     rng = Random(5)
-    for _ in range(10_000):
+    for _ in range(5_000):
         example = draw_training_example(rng)
         text = f"{example.prompt} {example.reply}"
         for found in re.finditer(r"\b([Aa]n?) (\w+)", text):

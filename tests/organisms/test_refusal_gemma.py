@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from circuits.organisms import bundled
-from circuits.organisms.card import claims, render
+from circuits.organisms.card import render
+from circuits.organisms.claims import claims
 from circuits.organisms.evaluation import (
     PAIRS,
     SUBJECT_POSITION,
@@ -136,7 +137,7 @@ def test_the_card_covers_two_seeds_and_the_shipped_one_meets_its_claims(card: di
     assert len({run["training"]["recipe"]["seed"] for run in card["runs"]}) >= 2
     shipped = json.loads((FOLDER / "train_report.json").read_text())
     assert card["runs"][0]["training"] == shipped
-    assert [name for name, _, _, met in claims(card["runs"][0]) if not met] == []
+    assert [claim for claim in claims(card["runs"][0]) if not claim.met] == []
 
 
 def test_bundled_finds_complete_checkpoints() -> None:
