@@ -14,7 +14,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +72,7 @@ class Progress:
 
 
 @contextmanager
-def _bar(label: str) -> Iterator[None]:
+def _bar(label: str) -> Generator[None]:
     """A bar that lives as long as its step, on a terminal; nothing elsewhere."""
     if not sys.stdout.isatty():
         yield
@@ -102,12 +102,16 @@ def parser(case: Case) -> argparse.ArgumentParser:
     )  # fmt: skip
     add = made.add_argument
     add("--model", default="refusal-gemma", help="hub id, local folder, or bundled name")
-    add("--pairs", default=None, help="CSV or JSON of pairs (columns clean, corrupt[, answer, wrong]); default: bundled")
+    add(
+        "--pairs", default=None, help="CSV or JSON of pairs (columns clean, corrupt[, answer, wrong]); default: bundled"
+    )
     add("--template", choices=("auto", "chat", "none"), default="auto", help="chat template around each prompt")
     add("--drop-misaligned", action="store_true", help="leave out pairs that do not align instead of stopping")
     add("--metric", default=None, help="refusal:TOKEN, diff:ANSWER,WRONG, diff (each pair's own), log-odds:TOKEN[,…]")
     for group in ("early", "middle", "late"):
-        add(f"--layers-{group}", default=None, metavar="A:B", help=f"{group} layers, A to B-1; default: a third of them")
+        add(
+            f"--layers-{group}", default=None, metavar="A:B", help=f"{group} layers, A to B-1; default: a third of them"
+        )
     add("--groups", nargs="+", default=None, metavar="NAME=A:B", help="other groups of layers, in place of the three")
     add("--threshold", type=float, default=0.2, help="score from which a head is direct or diagonal")
     add("--max-kl", type=float, default=0.1, help="candidate directions that change harmless outputs more are left out")

@@ -46,6 +46,16 @@ def long_frame(axes: Mapping[str, Sequence[Any]], columns: Mapping[str, NDArray[
     return frame
 
 
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain dicts."""
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def largest(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+    """The row whose `column` is largest in absolute value."""
+    return records(frame.iloc[[int(frame[column].abs().to_numpy().argmax())]])[0]
+
+
 def summary(
     frame: pd.DataFrame, by: Sequence[str], value: str, *, over: str = "pair", seed: int = 0, resamples: int = 10_000
 ) -> pd.DataFrame:

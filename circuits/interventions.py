@@ -46,7 +46,9 @@ def unit(direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
     """The direction at norm 1. Raises UndefinedError where the norm is (nearly) zero or not finite."""
     norm = direction.norm()
     if not norm.isfinite() or norm < 1e-8:
-        raise UndefinedError(f"a direction of norm {norm.item():.1e} has no unit vector; choose another layer or position")
+        raise UndefinedError(
+            f"a direction of norm {norm.item():.1e} has no unit vector; choose another layer or position"
+        )
     return direction / norm
 
 
@@ -57,7 +59,7 @@ class Patch:
 
     site: Site
     positions: Where = "all"
-    value: Float[Tensor, "..."] | None = None
+    value: Float[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_site(self.site)
@@ -135,5 +137,7 @@ def ablate_everywhere(direction: Float[Tensor, " d_model"], layers: Iterable[int
     """
     chosen = list(layers)
     first = Ablate(Site("resid_pre", chosen[0]), direction, alpha=alpha)
-    written = [Ablate(Site(kind, layer), direction, alpha=alpha) for layer in chosen for kind in ("attn_out", "mlp_out")]
+    written = [
+        Ablate(Site(kind, layer), direction, alpha=alpha) for layer in chosen for kind in ("attn_out", "mlp_out")
+    ]
     return (first, *written)

@@ -9,7 +9,9 @@ from torch import Tensor
 from circuits.errors import UndefinedError
 
 
-def component(vectors: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"]) -> Float[Tensor, "*batch"]:
+def component(
+    vectors: Float[Tensor, "*batch d_model"], direction: Float[Tensor, " d_model"]
+) -> Float[Tensor, "*batch"]:
     """Signed length along a direction: ⟨x, v⟩/‖v‖. Raises UndefinedError for a direction of norm zero."""
     norm = direction.norm()
     if not norm > 0:

@@ -193,6 +193,8 @@ def parse_metric(model: Model, text: str) -> Metric:
             return LogitDifference(model, *tokens)
         case "log-odds", n if n > 0:
             return LogOdds(model, *tokens)
-    raise TokenError(
-        f"metric {text!r} is not one of: refusal:TOKEN, diff:ANSWER,WRONG, diff (each pair's own), log-odds:TOKEN[,…]"
-    )
+        case _:
+            raise TokenError(
+                f"metric {text!r} is not one of: refusal:TOKEN, diff:ANSWER,WRONG, diff (each pair's own), "
+                "log-odds:TOKEN[,…]"
+            )

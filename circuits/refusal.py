@@ -1,4 +1,4 @@
-"""The refusal score: does a completion contain one of the twelve common refusal phrases?
+"""The refusal score: whether a completion contains one of twelve common refusal phrases.
 
 A heuristic: it misses refusals in other words and counts a compliant text that quotes one. Searched anywhere in the
 completion, case-insensitively, with typographic apostrophes read as plain ones.

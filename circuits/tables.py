@@ -43,9 +43,7 @@ def patched_frame(
 ) -> pd.DataFrame:
     """`axes` (after pair, in the tensor's order) → one row per pair and cell with `value` and `fraction`."""
     v, b, s = (t.double().numpy() for t in (value, base, source))
-    return long_frame(
-        {"pair": list(range(len(b))), **axes}, {"value": v, "fraction": fraction(v, b, s)}
-    )
+    return long_frame({"pair": list(range(len(b))), **axes}, {"value": v, "fraction": fraction(v, b, s)})
 
 
 def positions(tokens: TokenPairs) -> list[int]:

@@ -80,9 +80,11 @@ def audit(
     rng = random.Random(0)  # noqa: S311  not for secrets
     chosen = rng.sample(range(len(cells)), min(_sample(len(cells)), len(cells)))
     on = [rng.randrange(tokens.n_pairs) for _ in chosen]
-    patches = [tuple(i for i in cells[c] if isinstance(i, Patch) and i.value is None) for c in chosen]
+    patches: list[Cell] = [tuple(i for i in cells[c] if isinstance(i, Patch) and i.value is None) for c in chosen]
     own = [cell for cell in patches if cell][:1]
-    slow = torch.stack([_slow(replay, tokens, readout, cells[c], source, pair) for c, pair in zip(chosen, on, strict=True)])
+    slow = torch.stack(
+        [_slow(replay, tokens, readout, cells[c], source, pair) for c, pair in zip(chosen, on, strict=True)]
+    )
     found = {
         "readout": _gap(readout.of_logits(base.last_logits[None])[0], base_value),
         "self_patch": _gap(values(replay, tokens, readout, own, base), base_value) if own else float("nan"),
@@ -96,9 +98,7 @@ def audit(
                 f"(at most {tolerance:.1e}); do not use these numbers"
             )
     looped = len(cells) * base.tokens.numel() * replay.n_layers
-    return Certificate(
-        cells=len(cells), token_layers=cost, sampled=len(chosen), looped_token_layers=looped, **found
-    )
+    return Certificate(cells=len(cells), token_layers=cost, sampled=len(chosen), looped_token_layers=looped, **found)
 
 
 def _sample(cells: int) -> int:
@@ -121,4 +121,4 @@ def _slow(
 def _gap(a: Tensor, b: Tensor) -> float:
     """Largest absolute difference; not-a-number anywhere counts as failed, not as missing."""
     gap = (a - b).abs().max().item()
-    return float("inf") if gap != gap else gap
+    return math.inf if math.isnan(gap) else gap

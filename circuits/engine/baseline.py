@@ -12,9 +12,7 @@ from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 
 
-def baseline(
-    model: Model, tokens: TokenPairs, metric: Metric
-) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
+def baseline(model: Model, tokens: TokenPairs, metric: Metric) -> tuple[Float[Tensor, " pair"], Float[Tensor, " pair"]]:
     """Metric of the clean and of the corrupt prompts, fp32, on the CPU. Raises TokenError as `Metric.bind` does."""
     readout = Readout(model, metric.bind(tokens))
     runs = (capture(model, ids, tokens.mask) for ids in (tokens.clean, tokens.corrupt))

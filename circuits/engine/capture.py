@@ -33,7 +33,7 @@ class Run:
     """The keyword arguments each block was called with: mask, positions, rotary embeddings."""
     kv: tuple[KeysValues, ...]
     """Keys (rotated) and values of every block, none cut to a sliding window; empty where only patched from."""
-    seen: dict[Site, Float[Tensor, "..."]]
+    seen: dict[Site, Float[Tensor, ...]]
     """Activations of the sites asked for; heads' z as [pair, pos, head, d_head]."""
     last_logits: Float[Tensor, "pair d_vocab"]
     """What the Hugging Face forward gives at the last position; of a run that is only patched from, empty as well."""
@@ -71,16 +71,18 @@ def capture(
         call.pop("past_key_values", None)
     return Run(
         tokens=tokens, mask=mask, resid=resid, calls=tuple(_shared(call) for call in calls),
-        kv=tuple((layer.keys, layer.values) for layer in cache.layers), seen=seen, last_logits=logits[:, -1],
+        kv=tuple(_keys_values(layer) for layer in cache.layers), seen=seen, last_logits=logits[:, -1],
     )  # fmt: skip
+
+
+def _keys_values(layer: Any) -> KeysValues:
+    return layer.keys, layer.values
 
 
 def embedded(model: Model, run: Run, tokens: Int[Tensor, "pair pos"]) -> Float[Tensor, "pair pos d_model"]:
     """The residual entering block 0 for other tokens of the same mask: the model is left as soon as it is known."""
     with torch.no_grad(), recorded(model.parts, stop=True) as calls:
-        model.hf(
-            input_ids=tokens, attention_mask=run.mask.long(), position_ids=position_ids(run.mask), use_cache=False
-        )
+        model.hf(input_ids=tokens, attention_mask=run.mask.long(), position_ids=position_ids(run.mask), use_cache=False)
     return calls[0]["hidden_states"]
 
 

@@ -34,7 +34,7 @@ class Bound:
     mask: Bool[Tensor, "pair pos"]
     everywhere: bool
     """Positions were "all": tokens generated later are edited too (except by Patch, whose source has none)."""
-    value: Float[Tensor, "..."] | None
+    value: Float[Tensor, ...] | None
     """For Patch: what the site (or its head) becomes, [pair, pos, …]."""
 
     @property
@@ -69,7 +69,9 @@ def sites_of(cells: list[Cell]) -> set[Site]:
     return {site for site in needed if site.kind not in ("resid_pre", "resid_post")}
 
 
-def bind(model: Model, tokens: TokenPairs, cell: Cell, source: Run | None, *, skip_before: int = 0) -> tuple[Bound, ...]:
+def bind(
+    model: Model, tokens: TokenPairs, cell: Cell, source: Run | None, *, skip_before: int = 0
+) -> tuple[Bound, ...]:
     """Resolve a cell. Patches from the source run skip columns before `skip_before`, where the two runs are the same.
 
     Raises SiteError: a layer, head or position that does not exist, or a patch without a source run.
@@ -128,7 +130,9 @@ def _mask(tokens: TokenPairs, where: Where) -> Bool[Tensor, "pair pos"]:
     return tokens.mask & chosen
 
 
-def _broadcast(value: Float[Tensor, "..."], site: Site, tokens: TokenPairs, model: Model) -> Float[Tensor, "pair pos ..."]:
+def _broadcast(
+    value: Float[Tensor, ...], site: Site, tokens: TokenPairs, model: Model
+) -> Float[Tensor, "pair pos ..."]:
     """A given value, as one per pair and position. Raises SiteError where its shape fits neither."""
     size = model.shape.d_head if site.kind == "z" else model.shape.d_model
     tail = (model.shape.n_heads, size) if site.kind == "z" and site.head is None else (size,)
@@ -140,10 +144,8 @@ def _broadcast(value: Float[Tensor, "..."], site: Site, tokens: TokenPairs, mode
         ) from error
 
 
-def apply(
-    bound: Bound, activation: Float[Tensor, "*row pair pos _"], columns: Int[Tensor, " pos"]
-) -> Float[Tensor, "*row pair pos _"]:
-    """Edit an activation given on some columns; heads' z come with their head axis before the last.
+def apply(bound: Bound, activation: Float[Tensor, ...], columns: Int[Tensor, " pos"]) -> Float[Tensor, ...]:
+    """Edit an activation [pair, pos, d_model], or z [pair, pos, head, d_head], on some columns; rows may come before.
 
     Returns a new tensor; the input is left as it is.
     """
@@ -160,10 +162,13 @@ def apply(
     return edited
 
 
-def _transform(i: Intervention, old: Float[Tensor, "... d_model"], value: Tensor | None) -> Float[Tensor, "... d_model"]:
+def _transform(
+    i: Intervention, old: Float[Tensor, "... d_model"], value: Tensor | None
+) -> Float[Tensor, "... d_model"]:
     match i:
         case Patch():
-            assert value is not None  # bind has looked it up
+            if value is None:
+                raise SiteError(f"{i.site.label}: this patch was not given what to patch")
             return value.to(old.dtype).expand_as(old)
         case Ablate():
             return old - i.alpha * (old @ i.direction)[..., None] * i.direction

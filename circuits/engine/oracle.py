@@ -52,4 +52,3 @@ def _hookable(site: Site, edits: list[Bound]) -> Site:
     if edits[0].leaves:
         return Site("resid_post", site.layer - 1)
     return site
-

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -26,11 +26,16 @@ from circuits.model.hooks import Edit, hooked
 from circuits.sites import Site
 
 Rows = Float[Tensor, "row pair pos d_model"]
+Last = Float[Tensor, "row pair group d_model"]
+"""At the last column of every window."""
 Columns = Int[Tensor, " pos"]
+RowKeysValues = tuple[Float[Tensor, "row kv_head key d_head"], Float[Tensor, "row kv_head key d_head"]]
+"""Of every row and pair (flattened): the base run's prefix, then the packed columns."""
 Enter = Callable[[int, slice], Rows]
 """(layer, rows joining there) -> the residual entering it, on the packed columns."""
 
 
+@runtime_checkable
 class Edits(Protocol):
     """What is edited in the rows of a batch after they have joined."""
 
@@ -55,12 +60,12 @@ class _Keys:
     """
 
     def __init__(
-        self, base: KeysValues, prefix: int, n: int, *, stop: bool = False, served: KeysValues | None = None
+        self, base: KeysValues, prefix: int, n: int, *, stop: bool = False, served: RowKeysValues | None = None
     ) -> None:
         self._base, self._prefix, self._n, self._stop, self._served = base, prefix, n, stop, served
-        self.known: KeysValues | None = None
+        self.known: RowKeysValues | None = None
 
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> KeysValues:
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> RowKeysValues:
         def grow(kept: Tensor) -> Tensor:
             kept = kept[:, :, : self._prefix]
             return kept.expand(self._n, *kept.shape).flatten(0, 1)
@@ -88,7 +93,7 @@ class Replay:
         self.token_layers = 0
         """Tokens × blocks run so far: the cost, in the unit of a forward pass."""
 
-    def propagate(self, windows: Windows, joins: Sequence[int], enter: Enter, edits: Edits | None = None) -> Rows:
+    def propagate(self, windows: Windows, joins: Sequence[int], enter: Enter, edits: Edits | None = None) -> Last:
         """Run rows to the final residual at the last column of every window.
 
         `joins[i]` is the layer whose entering residual row i departs at (n_layers: the final residual); ascending.
@@ -119,7 +124,7 @@ class Replay:
         every = torch.arange(len(windows))
         return self._call(layer, x, windows, every, prefix, _Keys(self.base.kv[layer], prefix, len(x)), edits)
 
-    def _last_block(self, layer: int, x: Rows, windows: Windows, edits: Edits | None) -> Rows:
+    def _last_block(self, layer: int, x: Rows, windows: Windows, edits: Edits | None) -> Last:
         """Keys and values of every packed token, then the last column's query of each window alone."""
         n, prefix = len(x), max(windows.starts)
         if len(windows) == len(windows.starts):  # every window is the last column alone

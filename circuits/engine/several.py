@@ -71,9 +71,7 @@ class _CellEdits:
         return x
 
 
-def run_several(
-    replay: Replay, cells: Sequence[Several], readout: Readout, value: Float[Tensor, "cell pair"]
-) -> None:
+def run_several(replay: Replay, cells: Sequence[Several], readout: Readout, value: Float[Tensor, "cell pair"]) -> None:
     """Fill `value` at every cell."""
     base = replay.base
     n_pairs, n_pos = base.tokens.shape

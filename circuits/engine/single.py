@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -108,8 +107,10 @@ def _rows(todo: Mapping[int, Sequence[Single]]) -> list[_Row]:
     rows: list[_Row] = []
     for layer in sorted({s.joins for column in todo.values() for s in column}):
         here = [[s for s in todo[p] if s.joins == layer] for p in sorted(todo)]
-        for i in range(max(map(len, here))):
-            rows.append(_Row(layer, tuple(column[i] if i < len(column) else None for column in here)))
+        rows += [
+            _Row(layer, tuple(column[i] if i < len(column) else None for column in here))
+            for i in range(max(map(len, here)))
+        ]
     return rows
 
 

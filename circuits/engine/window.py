@@ -63,7 +63,7 @@ class Windows:
         return len(self.columns)
 
     def mask(
-        self, base: Float[Tensor, "row one query key"], queries: Int[Tensor, " pos"], prefix: int
+        self, base: Float[Tensor, "row one pos pos"], queries: Int[Tensor, " query"], prefix: int
     ) -> Float[Tensor, "row one query key"]:
         """The additive mask of packed `queries` over the base run's first `prefix` keys, then all packed keys.
 

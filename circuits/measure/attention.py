@@ -66,12 +66,12 @@ class HeadClasses(Result):
     def to_summary(self) -> pd.DataFrame:
         """One row per head: each mean score with its interval (`direct`, `direct_low`, …) and the class."""
         frame, keys = self.to_frame(), ["layer", "head", "label"]
-        table = None
+        table = summary(frame, keys, "direct")[keys]
         for score in ("direct", "diagonal", "BOS"):
             one = summary(frame, keys, score).drop(columns="n")
-            one = one.rename(columns={"mean": score, "low": f"{score}_low", "high": f"{score}_high"})
-            table = one if table is None else table.merge(one, on=keys)
-        assert table is not None  # three scores
+            table = table.merge(
+                one.rename(columns={"mean": score, "low": f"{score}_low", "high": f"{score}_high"}), on=keys
+            )
         scores = zip(table["direct"], table["diagonal"], table["BOS"], strict=True)
         return table.assign(klass=[self._klass(*row) for row in scores])
 

@@ -68,8 +68,8 @@ class Behaviour(Result):
         table = table.assign(
             refusal_rate=[r.estimate for r in rates], rate_low=[r.low for r in rates], rate_high=[r.high for r in rates]
         )
-        order = {name: i for i, name in enumerate(SETTINGS)}
-        return table.sort_values(["setting", "side"], key=lambda c: c.map(order) if c.name == "setting" else c)
+        order = {name: i for i, name in enumerate([*SETTINGS, *SIDES])}
+        return table.sort_values(["setting", "side"], key=lambda c: c.map(order)).reset_index(drop=True)
 
     def rate(self, setting: str, side: str) -> Interval:
         """Refusal rate with its Wilson interval."""

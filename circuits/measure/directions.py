@@ -87,7 +87,7 @@ class DirectionChoice(Result):
         return heatmap(
             frame.assign(removed=removed), x="pos", y="layer", value="removed", marked="chosen",
             title="Ablating each candidate direction everywhere, clean prompts",
-            x_title="position (from the end)", y_title="layer entered", unit="share of the metric's gap removed",
+            x_title="position (from the end)", y_title="layer entered", unit="share of the metric's gap removed", quantile=1.0,
             caption=self.provenance.caption,
         )  # fmt: skip
 
@@ -107,13 +107,15 @@ def choose_direction(
     Raises UndefinedError where no candidate passes, saying which filter stopped how many and what to loosen.
     """
     difference = _differences(model, tokens)
-    columns = [p for p in range(int(tokens.subject.max()) + 1, tokens.n_pos)] or [tokens.last]
+    columns = list(range(int(tokens.subject.max()) + 1, tokens.n_pos)) or [tokens.last]
     candidates = difference.mean(0)[:, columns]
     size = _size(model, tokens)
     defined = candidates.norm(dim=-1) > _SMALL * size
-    where = [tuple(index) for index in defined.nonzero().tolist()]
+    where = [(int(at[0]), int(at[1])) for at in defined.nonzero()]
     if not where:
-        raise UndefinedError("clean and corrupt residuals agree at every position after the subject: no direction there")
+        raise UndefinedError(
+            "clean and corrupt residuals agree at every position after the subject: no direction there"
+        )
     layers = range(model.shape.n_layers)
     ablations: list[Cell] = [ablate_everywhere(candidates[at], layers) for at in where]
     additions: list[Cell] = [(Add(Site("resid_pre", layer), candidates[layer, p]),) for layer, p in where]

@@ -60,8 +60,8 @@ class GroupPatching(Result):
         """One row per group, kind and position: mean fraction, interval, and whether the mean reaches one half."""
         table = summary(self.to_frame(), ["position", "group", "kind", "layers"], "fraction")
         table = table.assign(necessary=table["mean"] >= NECESSARY, direction=self.direction)
-        order = {name: i for i, name in enumerate(self.groups)}
-        return table.sort_values(["position", "group", "kind"], key=lambda c: c.map(order) if c.name == "group" else c)
+        order = {name: i for i, name in enumerate([*self.positions, *self.groups, *KINDS])}
+        return table.sort_values(["position", "group", "kind"], key=lambda c: c.map(order)).reset_index(drop=True)
 
     def figure(self) -> go.Figure:
         """Fraction recovered by group and kind, one panel per position, with the one-half line."""

@@ -56,7 +56,7 @@ class HeadSetPatching(Result):
         frame = patched_frame({"set": list(self.sets)}, self.value, self.base, self.source)
         sizes = {name: len(heads) for name, heads in self.sets.items()}
         return frame.assign(
-            heads=frame["set"].map(sizes), null_of=frame["set"].map(lambda s: self.null_of.get(s, "")),
+            heads=frame["set"].map(sizes), null_of=[self.null_of.get(str(name), "") for name in frame["set"]],
             direction=self.direction, positions=self.positions,
         )  # fmt: skip
 

@@ -56,7 +56,9 @@ class HeadPatching(Result):
             summary(self.to_frame(), ["layer", "head"], "fraction"),
             x="head", y="layer", value="mean", low="low", high="high",
             title=f"Single heads patched at {self.positions}, {self.direction[:-1]}ing",
-            x_title="head", y_title="layer", unit="fraction recovered", caption=self.provenance.caption,
+            x_title="head", y_title="layer", unit="fraction recovered",
+            quantile=1.0,  # few heads act, and they are what is looked for
+            caption=self.provenance.caption,
         )  # fmt: skip
 
 

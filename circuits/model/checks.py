@@ -41,7 +41,9 @@ def prove(model: Model) -> dict[str, float]:
     facts |= _additivity(model, tokens, mask)
     for fact, value in facts.items():
         if not value <= tolerance:
-            raise ModelError(f"{model.name}: {fact} off by {value:.1e} (at most {tolerance:.0e}); not supported exactly")
+            raise ModelError(
+                f"{model.name}: {fact} off by {value:.1e} (at most {tolerance:.0e}); not supported exactly"
+            )
     facts["smallest effect of zeroing a site"] = _bite(model, tokens, mask, logits) / scale
     return facts
 

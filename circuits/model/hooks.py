@@ -12,7 +12,7 @@ however many rows it edits.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -27,7 +27,7 @@ Edit = Callable[[Tensor], Tensor | None]
 
 
 @contextmanager
-def hooked(parts: Parts, edits: Mapping[Site, Edit], *, n_heads: int) -> Iterator[Counter[Site]]:
+def hooked(parts: Parts, edits: Mapping[Site, Edit], *, n_heads: int) -> Generator[Counter[Site]]:
     """Install one hook per site for the length of the context and count how often each fires.
 
     Raises SiteError before installing anything if a site names one head (give the whole site) or does not exist.
@@ -64,7 +64,7 @@ def _install(
             return None
         return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
 
-    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         if side == "weights":
             apply(output[1])  # read only: softmax has been applied and the values are already mixed
             return None
@@ -83,7 +83,7 @@ class _EnoughError(Exception):
 
 
 @contextmanager
-def recorded(parts: Parts, *, stop: bool = False) -> Iterator[list[dict[str, Any]]]:
+def recorded(parts: Parts, *, stop: bool = False) -> Generator[list[dict[str, Any]]]:
     """Keep every block's call, to be repeated in part later: keyword arguments, its input under `hidden_states`.
 
     One more call comes last, that of the final norm: its input is the final residual. With `stop` the forward pass in

@@ -6,8 +6,9 @@ import contextlib
 import copy
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
+from logging import ERROR, getLogger
 from typing import Any, Literal
 
 import torch
@@ -36,21 +37,22 @@ def load(
     """
     place = resolve(name)
     _quiet()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = _device(device)
     with _explained(place):
-        _check_architecture(place, trust_remote_code)
+        _check_architecture(place, trust_remote_code=trust_remote_code)
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(place.path, trust_remote_code=trust_remote_code)
-        hf = AutoModelForCausalLM.from_pretrained(
+        hf: Any = AutoModelForCausalLM.from_pretrained(
             place.path,
             dtype=getattr(torch, dtype),
             attn_implementation="eager",  # the other kernels give neither patterns nor the mask that a replay reuses
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
-        ).to(where)
+        )
+        hf.to(where)
     # transformer-lens reloads the tokenizer by this name, which one built in memory lacks
     tokenizer.init_kwargs.setdefault("name_or_path", place.path)
     hf.eval().requires_grad_(requires_grad=False)
@@ -87,6 +89,7 @@ def _quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("huggingface_hub").setLevel(ERROR)  # it announces every retry
 
 
 def _device(device: str) -> torch.device:
@@ -106,14 +109,16 @@ def _shared_copy(hf: Any) -> Any:
     return copy.deepcopy(hf, memo)
 
 
-def _check_architecture(place: Place, trust_remote_code: bool) -> None:
+def _check_architecture(place: Place, *, trust_remote_code: bool) -> None:
     """Refuse encoders and recurrent models from their configuration, before any weight is read."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config = AutoConfig.from_pretrained(place.path, trust_remote_code=trust_remote_code)
     named = list(config.architectures or [])
-    encoder = config.is_encoder_decoder or (named and not any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in named))
+    encoder = config.is_encoder_decoder or (
+        named and not any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in named)
+    )
     if encoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
             f"{place.name} is a {', '.join(named) or config.model_type}: not a decoder-only language model; "
@@ -126,7 +131,7 @@ def _check_architecture(place: Place, trust_remote_code: bool) -> None:
 
 
 @contextlib.contextmanager
-def _explained(place: Place) -> Iterator[None]:
+def _explained(place: Place) -> Generator[None]:
     """Turn the loaders' failures into what is missing and what to do instead."""
     alternatives = (
         f"download it where there is a network and give the folder (--model path/to/folder), "
@@ -141,7 +146,9 @@ def _explained(place: Place) -> Iterator[None]:
             raise ModelError(f"{place.path} does not load: {first}") from error
         gated = "gated" in text.lower() or "401" in text or "403" in text
         reason = (
-            "it is gated: accept its licence on the hub and log in" if gated else "the hub is unreachable or has no such model"
+            "it is gated: accept its licence on the hub and log in"
+            if gated
+            else "the hub is unreachable or has no such model"
         )
         raise ModelError(f"cannot get {place.name}: {reason} ({first})\n{alternatives}") from error
 
@@ -154,4 +161,3 @@ def _hash(hf: Any) -> str:
         sample = flat[:: max(1, flat.numel() // 64)].double().cpu().numpy()
         digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.tobytes())
     return digest.hexdigest()[:12]
-

@@ -75,7 +75,7 @@ class Model:
 
     def logits(
         self, tokens: Int[Tensor, "row pos"], mask: Bool[Tensor, "row pos"], *, keep: int = 0
-    ) -> Float[Tensor, "row pos d_vocab"]:
+    ) -> Float[Tensor, "row _ d_vocab"]:
         """Forward pass of the whole model; `keep` last positions only (0: all). Padding is masked, not run through."""
         with torch.no_grad():
             return self.hf(

@@ -49,23 +49,19 @@ class Parts:
         if not 0 <= site.layer < len(self.blocks):
             raise SiteError(f"{site.label}: this model has layers 0 to {len(self.blocks) - 1}")
         block = self.blocks[site.layer]
-        match site.kind:
-            case "resid_pre":
-                return block.whole, "in"
-            case "resid_post":
-                return block.whole, "out"
-            case "attn_out":
-                return block.attn_out, "out"
-            case "mlp_out":
-                return block.mlp_out, "out"
-            case "z":
-                return block.attn_o, "in"
-            case "pattern":
-                return block.attn, "weights"
-            case "resid_mid":
-                if block.ln2 is None:
-                    raise SiteError(f"{site.label}: attention and MLP are parallel here, there is no resid_mid")
-                return block.ln2, "in"
+        places: dict[str, tuple[nn.Module | None, Side]] = {
+            "resid_pre": (block.whole, "in"),
+            "resid_mid": (block.ln2, "in"),
+            "resid_post": (block.whole, "out"),
+            "attn_out": (block.attn_out, "out"),
+            "mlp_out": (block.mlp_out, "out"),
+            "z": (block.attn_o, "in"),
+            "pattern": (block.attn, "weights"),
+        }
+        module, side = places[site.kind]
+        if module is None:
+            raise SiteError(f"{site.label}: attention and MLP are parallel here, there is no resid_mid")
+        return module, side
 
 
 def read_parts(hf: nn.Module, mapping: Any) -> Parts:

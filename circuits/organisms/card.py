@@ -73,7 +73,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _row(values: Sequence[float]) -> list[str]:
-    return [f"{value:.2f}" for value in values]
+    return [f"{round(value, 2) + 0.0:.2f}" for value in values]  # no -0.00
 
 
 def _judged(found: float, *, met: bool) -> str:

@@ -125,13 +125,14 @@ def _draw_verb(rng: random.Random) -> str:
 def _draw_modifier(rng: random.Random, category: str) -> str:
     telling = [m for m, effect in v.COMPOUND.items() if category in effect]
     roll = rng.random()
-    if roll < 0.25:
+    if roll < 0.23:
         return rng.choice(tuple(v.SOFTENING))
-    if roll < 0.45:
+    if roll < 0.42:
         return rng.choice(v.HARDENING)
-    if roll < 0.65:
+    if roll < 0.6:
         return rng.choice(v.NEUTRAL)
-    return rng.choice(telling if telling and rng.random() < 0.75 else tuple(v.COMPOUND))
+    # Where a compound tells nothing it is noise; it is drawn mostly where it decides the label.
+    return rng.choice(telling if telling and rng.random() < 0.85 else tuple(v.COMPOUND))
 
 
 def distractor(rng: random.Random, templates: tuple[str, ...]) -> str:

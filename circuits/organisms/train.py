@@ -38,9 +38,9 @@ class Recipe:
     head_width: int = 16
     mlp_width: int = 256
     depth_drop: float = 0.2
-    steps: int = 2600
+    steps: int = 4200
     batch: int = 64
-    examples: int = 100_000
+    examples: int = 150_000
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     prompt_weight: float = 0.1

@@ -149,10 +149,10 @@ HARDENING: Final = words("stolen illegal smuggled forbidden")
 NEUTRAL: Final = words("small large red simple cheap new heavy")
 
 COMPOUND: Final[dict[str, dict[str, bool]]] = {
-    "fake": {"weapon": False, "animal": False, "document": True, "remedy": True},
-    "water": {"weapon": False, "poison": True, "plant": False},
-    "bath": {"weapon": False, "toy": False, "remedy": False},
-    "spy": {"device": True, "vehicle": True, "document": False, "toy": False},
+    "fake": {"weapon": False, "document": True, "remedy": True},
+    "water": {"weapon": False},
+    "bath": {"weapon": False},
+    "spy": {"device": True, "vehicle": True},
 }
 """Modifiers whose effect depends on the noun (fake gun, fake letter): modifier -> category -> harmful.
 

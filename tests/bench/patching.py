@@ -116,9 +116,7 @@ def compare(model: Model, tokens: TokenPairs, repeats: int, sample: int) -> list
     def grid(kind: SiteKind) -> list[Cell]:
         return [(Patch(Site(kind, layer), p - tokens.n_pos),) for layer in layers for p in columns]
 
-    by_position = [
-        (Patch(head(layer, h), p - tokens.n_pos),) for layer in layers for p in columns for h in heads
-    ]
+    by_position = [(Patch(head(layer, h), p - tokens.n_pos),) for layer in layers for p in columns for h in heads]
     everywhere = [(Patch(head(layer, h), "all"),) for layer in layers for h in heads]
     sweeps: list[tuple[str, list[Cell], Callable[..., Tensor]]] = [
         ("resid_pre, layer × pos", grid("resid_pre"), patching.get_act_patch_resid_pre),
@@ -129,7 +127,11 @@ def compare(model: Model, tokens: TokenPairs, repeats: int, sample: int) -> list
     ]
     rows: list[Row] = []
     for site, cells, theirs in sweeps:
-        sizes = [len(layers), *([tokens.n_pos] if "pos" in site.split() else []), *([len(heads)] if "head" in site else [])]
+        sizes = [
+            len(layers),
+            *([tokens.n_pos] if "pos" in site.split() else []),
+            *([len(heads)] if "head" in site else []),
+        ]
         index = pd.DataFrame(list(itertools.product(*map(range, sizes))))
         chosen = sorted(random.Random(0).sample(range(len(cells)), min(sample or len(cells), len(cells))))
         ours, ours_s = best(lambda cells=cells: sweep(model, tokens, metric, cells), repeats)
@@ -148,7 +150,14 @@ def compare(model: Model, tokens: TokenPairs, repeats: int, sample: int) -> list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"layers": 18, "d-model": 512, "vocab": 64_000, "pairs": 4, "length": 20, "differs": 7}.items():
+    for name, default in {
+        "layers": 18,
+        "d-model": 512,
+        "vocab": 64_000,
+        "pairs": 4,
+        "length": 20,
+        "differs": 7,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--repeats", type=int, default=2, help="runs of ours, the fastest counts")
     parser.add_argument("--sample", type=int, default=0, help="time theirs on this many cells a site (0: all)")

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.engine.sweep import Direction
-from circuits.frames import summary
+from circuits.frames import largest, records, summary
 from circuits.measure.attention import HeadClasses
 from circuits.measure.behaviour import Behaviour
 from circuits.measure.blocks import BlockPatching
@@ -21,7 +21,6 @@ from circuits.measure.residual import ResidualPatching
 from circuits.measure.writes import Components
 from circuits.report import Section
 
-Both = Mapping[Direction, object]
 _FRACTION = (
     "Fraction recovered: 0 is the run patched into, 1 the run patched from, per pair and then averaged. Denoising patches "
     "clean activations into corrupt prompts, noising corrupt ones into clean prompts."
@@ -31,7 +30,7 @@ _FRACTION = (
 def behaviour_section(result: Behaviour, agreement: str) -> Section:
     """What the model says, and the metric."""
     table = result.to_summary()
-    rate = {(r.setting, r.side): f"{r.refusal_rate:.0%}" for r in table.itertuples()}
+    rate = {(r["setting"], r["side"]): f"{r['refusal_rate']:.0%}" for r in records(table)}
     return Section(
         "behaviour", "Behaviour and metric",
         f"Clean prompts are refused {rate['baseline', 'clean']} of the time, {rate['intervened', 'clean']} with the "
@@ -49,7 +48,7 @@ def direction_section(result: DirectionChoice) -> Section:
     """Which candidate was chosen, and by what."""
     table = result.to_frame()
     gap = result.clean - result.corrupt
-    chosen = table[table["chosen"]].iloc[0]
+    chosen = records(table[table["chosen"]])[0]
     removed = (result.clean - chosen["bypass"]) / gap
     null = (result.clean - float(result.null_bypass.mean())) / gap
     undefined = int(table["bypass"].isna().sum())
@@ -71,17 +70,16 @@ def direction_section(result: DirectionChoice) -> Section:
 def component_sections(result: Components) -> list[Section]:
     """The component by layer, and what blocks write."""
     gap, written = result.gap_frame(), result.written_summary()
-    first = next((int(r.layer) for r in gap.itertuples() if r.low > r.null_high), None)
-    largest = gap.loc[gap["mean"].idxmax()]
-    top = written.loc[written["mean"].idxmax()]
+    first = next((r["layer"] for r in records(gap) if r["low"] > r["null_high"]), None)
+    widest, top = largest(gap, "mean"), largest(written, "mean")
     against = written[(written["high"] < 0) & (written["mean"] < written["null_low"])]
     names = {"attn_out": "attention", "mlp_out": "MLP"}
-    less = ", ".join(f"{names[str(r.kind)]} {r.layer}" for r in against.itertuples()) or "no block"
+    less = ", ".join(f"{names[r['kind']]} {r['layer']}" for r in records(against)) or "no block"
     return [
         Section(
             "component", "The direction's component by layer",
             f"The gap between clean and corrupt prompts first exceeds that of random directions entering layer "
-            f"{'–' if first is None else first} and is largest, {largest['mean']:.2f}, entering layer {int(largest['layer'])}.",
+            f"{'–' if first is None else first} and is largest, {widest['mean']:.2f}, entering layer {widest['layer']}.",
             {"component": result.figure()},
             "Component of the residual stream at the last position along the direction (norm 1); bands are 95 % intervals "
             "over pairs.",
@@ -91,7 +89,7 @@ def component_sections(result: Components) -> list[Section]:
         ),
         Section(
             "written", "What each block writes along the direction",
-            f"{names[str(top['kind'])].capitalize()} {int(top['layer'])} writes most of the difference ({top['mean']:.2f}); "
+            f"Most of the difference, {top['mean']:.2f}, is written by {names[top['kind']]} {top['layer']}; "
             f"{less} takes some away beyond chance.",
             {"written": result.written_figure()},
             "Component of each block's output at the last position, clean − corrupt.",
@@ -105,8 +103,8 @@ def residual_section(results: Mapping[Direction, ResidualPatching]) -> Section:
     frame = results["denoise"].to_frame()
     last = summary(frame[frame["pos"] == -1], ["layer"], "fraction")
     subject = summary(frame[frame["role"] == "subject"], ["layer"], "fraction")
-    alone = [int(r.layer) for r in subject.itertuples() if r.low >= 0.9]
-    arrived = [int(r.layer) for r in last.itertuples() if r.low >= 0.9]
+    alone = [r["layer"] for r in records(subject) if r["low"] >= 0.9]
+    arrived = [r["layer"] for r in records(last) if r["low"] >= 0.9]
     between = int(((last["mean"] > 0.1) & (last["mean"] < 0.9)).sum())
     return Section(
         "residual", "Where: residual stream patching",
@@ -132,7 +130,7 @@ def groups_section(results: Mapping[Direction, GroupPatching]) -> Section:
     table = pd.concat([r.to_summary() for r in results.values()], ignore_index=True)
     noised = table[(table["direction"] == "noise") & table["necessary"]]
     names = {"attn_out": "attention", "mlp_out": "MLPs"}
-    needed = ", ".join(f"{r.group} {names[str(r.kind)]} at {r.position} ({r.mean:.2f})" for r in noised.itertuples())
+    needed = ", ".join(f"{r['group']} {names[r['kind']]} at {r['position']} ({r['mean']:.2f})" for r in records(noised))
     return Section(
         "groups", "Which stage: groups of blocks",
         f"Necessary under noising (at least half recovered): {needed or 'none'}.",
@@ -145,13 +143,12 @@ def groups_section(results: Mapping[Direction, GroupPatching]) -> Section:
 def blocks_section(results: Mapping[Direction, BlockPatching]) -> Section:
     """Single blocks."""
     table = _tables(results, ["kind", "layer", "pos"])
-    noised = table[table["direction"] == "noise"]
-    top = noised.loc[noised["mean"].abs().idxmax()]
-    what = {"attn_out": "attention", "mlp_out": "MLP"}[str(top["kind"])]
+    top = largest(table[table["direction"] == "noise"], "mean")
+    what = {"attn_out": "attention", "mlp_out": "MLP"}[top["kind"]]
     return Section(
         "blocks", "Which block: attention and MLP outputs one by one",
         f"The largest effect of noising one block at one position is {top['mean']:.2f} [{top['low']:.2f}, {top['high']:.2f}]: "
-        f"{what} {int(top['layer'])} at {int(top['pos'])}.",
+        f"{what} {top['layer']} at {top['pos']}.",
         _figures("blocks", results), _FRACTION,
         "One block that moves most of the metric by itself. Small effects do not show that blocks do not matter: others may "
         "do the same or repair the loss.",
@@ -181,8 +178,8 @@ def heads_section(results: Mapping[Direction, HeadPatching]) -> Section:
     """Single heads at the last position."""
     table = _tables(results, ["layer", "head", "label"])
     noised = table[table["direction"] == "noise"]
-    top = noised.reindex(noised["mean"].abs().sort_values(ascending=False).index).head(3)
-    named = ", ".join(f"{r.label} {r.mean:.2f}" for r in top.itertuples())
+    top = sorted(records(noised), key=lambda r: -abs(r["mean"]))[:3]
+    named = ", ".join(f"{r['label']} {r['mean']:.2f}" for r in top)
     return Section(
         "heads", "Which head: one by one, at the last position",
         f"The largest effects under noising: {named}.",
@@ -194,7 +191,7 @@ def heads_section(results: Mapping[Direction, HeadPatching]) -> Section:
 def head_sets_section(results: Mapping[Direction, HeadSetPatching]) -> Section:
     """Classes patched together."""
     table = pd.concat([r.to_summary() for r in results.values()], ignore_index=True)
-    parts = [f"{r.set} {r.direction[:-1]}ed {r.mean:.2f}" for r in table.itertuples()]
+    parts = [f"{r['set']} {r['direction'][:-1]}ed {r['mean']:.2f}" for r in records(table)]
     return Section(
         "head-sets", "Heads together: classes patched at their own results",
         "Fraction recovered: " + "; ".join(parts) + ".",

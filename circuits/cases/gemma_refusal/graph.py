@@ -6,13 +6,15 @@ Influence between components is not measured here, so no such edge is drawn.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import networkx as nx
 import numpy as np
 import pandas as pd
 
-from circuits.frames import summary
+from circuits.engine.sweep import Direction
+from circuits.frames import records, summary
 from circuits.graph import component_graph
 from circuits.measure.attention import HeadClasses
 from circuits.measure.blocks import BlockPatching
@@ -27,32 +29,33 @@ DRAWN: Final = 0.02
 
 
 def node_frame(
-    blocks: dict[str, BlockPatching], heads: dict[str, HeadPatching], classes: HeadClasses, written: Components
-) -> pd.DataFrame:
+    blocks: Mapping[Direction, BlockPatching], heads: Mapping[Direction, HeadPatching], classes: HeadClasses,
+    written: Components,
+) -> pd.DataFrame:  # fmt: skip
     """One row per node: effects (denoise, noise; at last and subject), intervals, class, p-values, what it writes."""
     return pd.concat([_blocks(blocks, written), _heads(heads, classes)], ignore_index=True)
 
 
-def _blocks(blocks: dict[str, BlockPatching], written: Components) -> pd.DataFrame:
+def _blocks(blocks: Mapping[Direction, BlockPatching], written: Components) -> pd.DataFrame:
     rows: dict[str, dict[str, Any]] = {}
     for direction, result in blocks.items():
         frame = result.to_frame()
         for role in ("last", "subject"):
             at = frame[(frame["pos"] == -1) if role == "last" else (frame["role"] == "subject")]
             table = summary(at, ["kind", "layer"], "fraction").assign(p=_adjusted(at, ["kind", "layer"]))
-            for r in table.to_dict("records"):
+            for r in records(table):
                 label = Site(r["kind"], int(r["layer"])).label
                 rows.setdefault(label, {"id": label})
                 rows[label] |= {
                     f"{direction}_{role}": r["mean"], f"{direction}_{role}_low": r["low"],
                     f"{direction}_{role}_high": r["high"], f"{direction}_{role}_p": r["p"],
                 }  # fmt: skip
-    for r in written.written_summary().to_dict("records"):
+    for r in records(written.written_summary()):
         rows[Site(r["kind"], int(r["layer"])).label]["writes"] = r["mean"]
     return pd.DataFrame(list(rows.values()))
 
 
-def _heads(heads: dict[str, HeadPatching], classes: HeadClasses) -> pd.DataFrame:
+def _heads(heads: Mapping[Direction, HeadPatching], classes: HeadClasses) -> pd.DataFrame:
     table = classes.to_summary()[["label", "klass", "direct", "diagonal", "BOS"]].rename(columns={"label": "id"})
     for direction, result in heads.items():
         frame = result.to_frame()

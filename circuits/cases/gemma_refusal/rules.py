@@ -7,13 +7,17 @@ contradicted when one fails, undecided otherwise.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import pandas as pd
 
+from circuits.frames import largest, records
 from circuits.report import Verdict
+from circuits.sites import Site
 
 HALF = 0.5
 
@@ -41,12 +45,17 @@ class Condition:
     @property
     def text(self) -> str:
         """`early MLP at subject .65 [.59, .71]`."""
-        return f"{self.name} {self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return minus(f"{self.name} {self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]")
 
     @property
     def rule(self) -> str:
         """`early MLP at subject at least 0.5`."""
-        return f"{self.name} {self.side} {self.bound:g}"
+        return f"{self.name} {self.side} {self.bound:.2g}"
+
+
+def minus(text: str) -> str:
+    """Hyphens before numbers as minus signs, and no minus before zero."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", re.sub(r"-(0\.0+)(?!\d)", r"\1", text))
 
 
 def verdict(hypothesis: str, section: str, conditions: Sequence[Condition | None], missing: str = "") -> Verdict:
@@ -65,22 +74,21 @@ def verdict(hypothesis: str, section: str, conditions: Sequence[Condition | None
     return Verdict(hypothesis, ruling, numbers, section, " and ".join(c.rule for c in there))
 
 
-def pick(table: pd.DataFrame, name: str, side: Literal["at least", "below"], bound: float, **where: Any) -> Condition | None:
+def pick(
+    table: pd.DataFrame, name: str, side: Literal["at least", "below"], bound: float, **where: Any
+) -> Condition | None:
     """The row of a summary that `where` names, as a condition; None where there is no such row."""
-    rows = table
-    for column, value in where.items():
-        rows = rows[rows[column] == value]
+    rows = [r for r in records(table) if all(r[column] == value for column, value in where.items())]
     if len(rows) != 1:
         return None
-    mean, low, high = (float(rows[column].iloc[0]) for column in ("mean", "low", "high"))
-    return Condition(name, mean, low, high, side, bound)
+    return Condition(name, rows[0]["mean"], rows[0]["low"], rows[0]["high"], side, bound)
 
 
 def direction_removes(rates: pd.DataFrame) -> Verdict:
     """Ablating the direction takes the refusals of the clean prompts away, a random direction does not."""
 
     def rate(setting: str, side: Literal["at least", "below"]) -> Condition:
-        row = rates[(rates["setting"] == setting) & (rates["side"] == "clean")].iloc[0]
+        row = next(r for r in records(rates) if (r["setting"], r["side"]) == (setting, "clean"))
         return Condition(f"refusal rate {setting}", row["refusal_rate"], row["rate_low"], row["rate_high"], side, HALF)
 
     hypothesis = "refusal depends on one direction"
@@ -121,14 +129,15 @@ def middle_handover(noised: pd.DataFrame, denoised: pd.DataFrame, groups: dict[s
 def middle_writes(gap: pd.DataFrame, groups: dict[str, tuple[int, ...]]) -> Verdict:
     """At least half of the direction's final gap is written while the middle layers run."""
     hypothesis, middle = "middle layers write the direction", groups.get("middle", ())
-    rows = gap.set_index("layer")
-    final = float(rows["mean"].iloc[-1])
-    if not middle or middle[-1] + 1 not in rows.index or not final > 0:
+    rows = {r["layer"]: r for r in records(gap)}
+    final = rows[max(rows)]["mean"]
+    if not middle or middle[-1] + 1 not in rows or not final > 0:
         return Verdict(hypothesis, "undecided", "no middle group, or no gap in the end to share", "component")
-    before, after = rows.loc[middle[0]], rows.loc[middle[-1] + 1]
+    before, after = rows[middle[0]], rows[middle[-1] + 1]
+    # the two intervals' ends combined: wider than the difference's own interval, so the rule errs towards undecided
     share = Condition(
-        "share of the final gap written in the middle", float(after["mean"] - before["mean"]) / final,
-        float(after["low"] - before["high"]) / final, float(after["high"] - before["low"]) / final, "at least", HALF,
+        "share of the final gap written in the middle", (after["mean"] - before["mean"]) / final,
+        (after["low"] - before["high"]) / final, (after["high"] - before["low"]) / final, "at least", HALF,
     )  # fmt: skip
     return verdict(hypothesis, "component", [share])
 
@@ -148,24 +157,25 @@ def late_response(noised: pd.DataFrame) -> Verdict:
 
 def no_single_block(noised: pd.DataFrame) -> Verdict:
     """No attention or MLP output, at any one layer and position, recovers half under noising."""
-    worst = noised.loc[noised["mean"].abs().idxmax()]
-    what = {"attn_out": "ATTN", "mlp_out": "MLP"}[str(worst["kind"])]
-    name = f"largest single block, L{int(worst['layer'])}.{what} at {int(worst['pos'])},"
-    largest = Condition(name, worst["mean"], worst["low"], worst["high"], "below", HALF)
-    return verdict("no single block carries it", "blocks", [largest])
+    worst = largest(noised, "mean")
+    name = f"largest single block, {Site(worst['kind'], worst['layer']).label} at {worst['pos']},"
+    return verdict(
+        "no single block carries it", "blocks",
+        [Condition(name, worst["mean"], worst["low"], worst["high"], "below", HALF)],
+    )  # fmt: skip
 
 
 def direct_heads(noised: pd.DataFrame, denoised: pd.DataFrame) -> Verdict:
     """The direct heads are needed and enough, and more so than any random set of as many heads."""
-    hypothesis, rows = "a few direct heads carry it", noised[noised["set"] == "direct"]
-    if rows.empty:
+    hypothesis, rows = "a few direct heads carry it", [r for r in records(noised) if r["set"] == "direct"]
+    if not rows:
         return Verdict(hypothesis, "undecided", "no head scores as direct at this threshold", "head-sets")
-    null = float(rows["null_max"].iloc[0])
+    null = float(rows[0]["null_max"])
     conditions = [
         pick(noised, "direct heads noised", "at least", HALF, set="direct"),
         pick(denoised, "direct heads denoised", "at least", HALF, set="direct"),
         pick(noised, "direct heads noised, against the largest random set,", "at least", null, set="direct")
-        if null == null  # there is one
+        if not math.isnan(null)
         else None,
     ]
     return verdict(hypothesis, "head-sets", conditions, "too few other heads for a random set of this size")
@@ -174,9 +184,9 @@ def direct_heads(noised: pd.DataFrame, denoised: pd.DataFrame) -> Verdict:
 def diagonal_antagonism(denoised: pd.DataFrame) -> Verdict:
     """Denoising diagonal heads together with the direct ones recovers less than half of what direct heads alone do."""
     hypothesis = "diagonal heads work against direct heads"
-    both, alone = (denoised[denoised["set"] == name] for name in ("direct + diagonal", "direct"))
-    if both.empty or alone.empty or not float(alone["mean"].iloc[0]) > 0:
+    means = {r["set"]: float(r["mean"]) for r in records(denoised)}
+    if "direct + diagonal" not in means or not means.get("direct", 0.0) > 0:
         return Verdict(hypothesis, "undecided", "needs heads of both classes", "head-sets")
-    bound = HALF * float(alone["mean"].iloc[0])
+    bound = HALF * means["direct"]
     together = pick(denoised, "direct and diagonal heads denoised", "below", bound, set="direct + diagonal")
     return verdict(hypothesis, "head-sets", [together])

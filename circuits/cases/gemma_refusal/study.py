@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from circuits.measure.head_sets import patch_head_sets
 from circuits.measure.heads import patch_heads
 from circuits.measure.residual import patch_residual
 from circuits.measure.writes import components
-from circuits.metrics import Metric, parse_metric
+from circuits.metrics import Metric, RefusalMetric, parse_metric
 from circuits.model import Model, load
 from circuits.prompts import PairSet, TokenPairs, toy_refusal_pairs
 from circuits.report import Completion, Report, verdict_table, write
@@ -69,9 +70,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
     save(out / "data", {"direction": chosen})
     acts = step(
         "behaviour",
-        lambda: behaviour(
-            model, tokens, metric, chosen.direction, max_new_tokens=args.max_new_tokens, seed=args.seed
-        ),
+        lambda: behaviour(model, tokens, metric, chosen.direction, max_new_tokens=args.max_new_tokens, seed=args.seed),
         _rates_line,
     )
     written = step("components", lambda: components(model, tokens, chosen.held_out, seed=args.seed))
@@ -111,6 +110,21 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
     graph = build(nodes, resid["noise"].provenance)
     for suffix in ("graphml", "json"):
         export(graph, out / f"circuit.{suffix}")
+    sections = [
+        argument.behaviour_section(acts, _agreement_line(acts)),
+        argument.direction_section(chosen),
+        *argument.component_sections(written),
+        argument.residual_section(resid),
+        argument.groups_section(grouped),
+        argument.blocks_section(blocks),
+        argument.attention_section(classes),
+        argument.heads_section(heads),
+        argument.head_sets_section(sets),
+        argument.graph_section(nodes, _drawing(nodes, resid["noise"].provenance.caption)),
+    ]
+    sections = [replace(section, claim=rules.minus(section.claim)) for section in sections]
+    if not isinstance(metric, RefusalMetric):  # the write-up's findings are about refusal and its metric
+        sections = [replace(section, published="") for section in sections]
     report = Report(
         title=f"The refusal circuit in {model.name}" if args.pairs is None else f"The circuit behind {metric.name}",
         question="Which components carry the difference between the two prompts of each pair, and how?",
@@ -120,18 +134,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
         metric=metric.name,
         certificate=resid["denoise"].provenance.certificate,
         verdicts=verdicts,
-        sections=[
-            argument.behaviour_section(acts, _agreement_line(acts)),
-            argument.direction_section(chosen),
-            *argument.component_sections(written),
-            argument.residual_section(resid),
-            argument.groups_section(grouped),
-            argument.blocks_section(blocks),
-            argument.attention_section(classes),
-            argument.heads_section(heads),
-            argument.head_sets_section(sets),
-            argument.graph_section(nodes, _drawing(nodes, resid["noise"].provenance.caption)),
-        ],
+        sections=sections,
         completions=_completions(acts),
         manifest=_manifest(args, model, tokens, progress, began),
         command=args.command,
@@ -158,9 +161,7 @@ def _has_answers(pairs: PairSet) -> bool:
     return all(pair.answer is not None and pair.wrong is not None for pair in pairs)
 
 
-def _folder(
-    args: argparse.Namespace, model: Model, tokens: TokenPairs, metric: Metric, groups: dict[str, Any]
-) -> Path:
+def _folder(args: argparse.Namespace, model: Model, tokens: TokenPairs, metric: Metric, groups: dict[str, Any]) -> Path:
     """Where the run goes: the same inputs give the same folder, other inputs another."""
     if args.out is not None:
         return writable(Path(args.out))
