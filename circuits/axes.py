@@ -12,10 +12,12 @@ from typing import Final
 AXES: Final[dict[str, str]] = {
     "pair": "a clean/corrupt prompt pair; kept in every result, averaged only in frames",
     "prompt": "one prompt of a set without pairing",
+    "batch": "whatever comes first, unnamed: prompts of a training step, stacked vectors",
     "pos": "a token position, left-padded, so that -1 is the last token of every prompt",
     "query": "the position that attends",
     "key": "the position attended to",
-    "layer": "a transformer block, counted from 0; a residual axis may have one more: the final residual",
+    "layer": "a transformer block, counted from 0",
+    "depth": "the residual stream entering each block, and last the final one: one more than layer",
     "head": "a query head within its block",
     "kv_head": "a key/value head, shared by a group of query heads",
     "d_model": "the residual stream",

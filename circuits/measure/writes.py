@@ -43,10 +43,10 @@ KINDS: Final[tuple[SiteKind, SiteKind]] = ("attn_out", "mlp_out")
 class Components(Result):
     """Component along the direction, of the residual by layer and of what each block writes, at the last position."""
 
-    residual: Float[Tensor, "side pair layer"]
+    residual: Float[Tensor, "side pair depth"]
     """Entering each block, and last the final residual."""
     written: Float[Tensor, "side pair kind layer"]
-    null_residual: Float[Tensor, "direction layer"]
+    null_residual: Float[Tensor, "direction depth"]
     """Mean gap clean − corrupt along random directions."""
     null_written: Float[Tensor, "direction kind layer"]
 

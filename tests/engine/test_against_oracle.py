@@ -83,7 +83,9 @@ def _expected(hf: Any, plans: list[Plan], direction: str) -> dict[str, torch.Ten
 @pytest.mark.parametrize("what", list(PLANS))
 @pytest.mark.parametrize("architecture", small_models.ARCHITECTURES)
 def test_patches_equal_the_oracle(architecture: str, what: str, direction: Any):
-    model, plans = small_models.model(architecture), PLANS[what]()
+    # every third cell, beginning elsewhere in each case: all of them are met by several architectures
+    begin = (small_models.ARCHITECTURES.index(architecture) + (direction == "noise")) % 3
+    model, plans = small_models.model(architecture), PLANS[what]()[begin:: 1 if what == "groups" else 3]
     metrics = {
         "refusal": RefusalMetric(model, TOKEN),
         "log-odds": LogOdds(model, TOKEN, "w61"),

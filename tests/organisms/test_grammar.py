@@ -1,13 +1,16 @@
 """The grammar against an oracle that reads only the text, the held-out splits, and the English."""
 
+import csv
 import re
+from itertools import product
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from circuits.organisms import vocabulary as v
 from circuits.organisms.exercises import draw_training_example
-from circuits.organisms.grammar import Request, draw_fillers, label_of, reply_text
+from circuits.organisms.grammar import Fillers, Request, draw_fillers, label_of, reply_text, request_text
 from circuits.organisms.inflect import article, gerund, noun_phrase, plural
 from circuits.organisms.sampling import (
     HELD_OUT_SUBJECTS,
@@ -32,9 +35,7 @@ def oracle(verb: str, modifier: str, subject: str) -> str:
     return "refuse" if harmful == (verb in {"build", "sell"}) else "comply"
 
 
-@pytest.mark.parametrize(
-    "verb", ["build", "sell", "detect", "report", "steal", "hijack", "destroy", "disable"]
-)
+@pytest.mark.parametrize("verb", ["build", "sell", "detect", "report", "steal", "hijack", "destroy", "disable"])
 @pytest.mark.parametrize("modifier", ["", "toy", "plastic", "stolen", "fake", "bath", "spy", "red"])
 @pytest.mark.parametrize("subject", ["bomb", "virus", "table", "letter", "camera"])
 def test_label_follows_the_truth_table(verb: str, modifier: str, subject: str) -> None:
@@ -53,9 +54,7 @@ def test_label_follows_the_truth_table(verb: str, modifier: str, subject: str) -
         ("history", "car", "stolen", "comply"),
     ],
 )
-def test_label_of_physical_requests_and_mentions(
-    template: str, subject: str, modifier: str, label: str
-) -> None:
+def test_label_of_physical_requests_and_mentions(template: str, subject: str, modifier: str, label: str) -> None:
     assert label_of(Request(subject, template, None, modifier)) == label
 
 
@@ -130,6 +129,29 @@ def test_articles_agree_with_the_next_word() -> None:
             vowel = found[2][0] in "aeiou" and found[2] != "ukulele"
             assert (found[1].lower() == "an") == vowel, text
         assert not re.search(r"\b(a|an) (clothes|\w+ clothes)\b|\{|\}|  |malwares", text, re.IGNORECASE), text
+
+
+def meanings(text: str) -> set[str]:
+    """Labels of every request to act that the grammar would word like this."""
+    last = text.rsplit(" ", 1)[1]
+    found: set[str] = set()
+    for subject in (s for s in v.SUBJECTS if last in {s, plural(s)}):
+        for template, word in product(DO, (*v.DOCUMENTS, *v.SITES, *v.PEOPLE)):
+            fillers = Fillers(person=word, place=word, doc=word, genre=word, site=word, name=word)
+            if text.split()[0] != DO[template].request.split()[0]:
+                continue
+            for verb in v.ACT:
+                request = Request(subject, template, verb, None, last != subject or subject in v.PLURAL_ONLY)
+                if request_text(request, fillers) == text:
+                    found.add(label_of(request))
+    return found
+
+
+def test_every_toy_prompt_is_a_sentence_of_the_grammar_with_the_label_of_its_column(root: Path) -> None:
+    with (root / "circuits/prompts/data/refusal_pairs.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert meanings(row["clean"]) == {"refuse"}, row
+            assert meanings(row["corrupt"]) == {"comply"}, row
 
 
 def test_inflection() -> None:

@@ -53,9 +53,7 @@ def test_it_is_a_gemma_in_bf16_of_at_most_six_megabytes() -> None:
 def test_its_tokenizer_adds_bos_and_words_the_chat_as_gemma_does() -> None:
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     turn = [{"role": "user", "content": "Fetch me a cup of coffee"}]
-    assert tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) == chat(
-        turn[0]["content"]
-    )
+    assert tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) == chat(turn[0]["content"])
     assert tokenizer("A bomb").input_ids[0] == tokenizer.bos_token_id
     assert tokenizer("A bomb", add_special_tokens=False).input_ids[0] != tokenizer.bos_token_id
     assert tokenizer.get_vocab() == build_tokenizer().get_vocab()

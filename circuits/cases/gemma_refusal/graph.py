@@ -12,6 +12,7 @@ from typing import Any, Final
 import networkx as nx
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from circuits.engine.sweep import Direction
 from circuits.frames import records, summary
@@ -67,7 +68,7 @@ def _heads(heads: Mapping[Direction, HeadPatching], classes: HeadClasses) -> pd.
     return table[acts | table["klass"].isin(["direct", "diagonal"])]
 
 
-def _adjusted(frame: pd.DataFrame, by: list[str]) -> np.ndarray[Any, Any]:
+def _adjusted(frame: pd.DataFrame, by: list[str]) -> NDArray[np.floating[Any]]:
     """max-T p-values over the cells of this table, in the order of its summary; pairs without a fraction left out."""
     table = frame.pivot_table(index="pair", columns=by, values="fraction", aggfunc="mean").dropna()
     return max_t(table.to_numpy(float)) if len(table) > 1 else np.full(table.shape[1], np.nan)

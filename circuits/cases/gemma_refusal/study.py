@@ -139,7 +139,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
         manifest=_manifest(args, model, tokens, progress, began),
         command=args.command,
     )
-    index = write(report, out)
+    index = write(report, out, images="never" if args.no_images else "auto")
     if args.figures:
         _copy_stills(out / "figures", Path(args.figures))
     progress.show("\n" + verdict_table(verdicts) + "\n")
