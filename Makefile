@@ -32,7 +32,7 @@ bench: $(STAMP)  ## how fast the engine is
 	@for script in tests/bench/*.py; do $(BIN)/python $$script $(ARGS) || exit; done
 
 figures: $(STAMP)  ## the pictures and tables that README and docs show, from the bundled model
-	$(BIN)/python -m circuits.cases.figures $(ARGS)
+	$(BIN)/python -m circuits.cases.gemma_refusal --out runs/figures --figures figures/gemma_refusal $(ARGS)
 
 organism: $(STAMP)  ## train the bundled models again
 	$(BIN)/python -m circuits.organisms.train $(ARGS)

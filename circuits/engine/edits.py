@@ -79,11 +79,20 @@ def bind(
     return tuple(_bind(model, tokens, intervention, source, skip_before) for intervention in cell)
 
 
+def check(model: Model, tokens: TokenPairs, cell: Cell) -> None:
+    """What can be wrong with a cell before anything is run. Raises SiteError as `bind` does."""
+    for i in cell:
+        model.parts.locate(i.site)
+        if i.site.head is not None and not 0 <= i.site.head < model.shape.n_heads:
+            raise SiteError(f"{i.site.label}: this model has heads 0 to {model.shape.n_heads - 1}")
+        _mask(tokens, i.positions)
+        if isinstance(i, Patch) and i.value is not None:
+            _broadcast(i.value, i.site, tokens, model)
+
+
 def _bind(model: Model, tokens: TokenPairs, i: Intervention, source: Run | None, skip_before: int) -> Bound:
+    check(model, tokens, (i,))
     site = i.site
-    model.parts.locate(site)
-    if site.head is not None and not 0 <= site.head < model.shape.n_heads:
-        raise SiteError(f"{site.label}: this model has heads 0 to {model.shape.n_heads - 1}")
     mask = _mask(tokens, i.positions).to(model.device)
     value: Tensor | None = None
     if isinstance(i, Patch):
@@ -125,6 +134,9 @@ def _to(i: Intervention, model: Model) -> Intervention:
 def _mask(tokens: TokenPairs, where: Where) -> Bool[Tensor, "pair pos"]:
     if not isinstance(where, Columns):
         return tokens.position_mask(where)
+    beyond = [c for c in where.columns if not -tokens.n_pos <= c < tokens.n_pos]
+    if beyond:
+        raise SiteError(f"column {beyond[0]} does not exist; these prompts have columns 0 to {tokens.n_pos - 1}")
     chosen = torch.zeros(tokens.n_pos, dtype=torch.bool)
     chosen[list(where.columns)] = True
     return tokens.mask & chosen

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.engine.audit import Certificate, audit
 from circuits.engine.capture import Run, capture
-from circuits.engine.edits import bind, sites_of
+from circuits.engine.edits import bind, check, sites_of
 from circuits.engine.readout import Readout
 from circuits.engine.replay import Replay
 from circuits.engine.several import Several, run_several
@@ -60,9 +60,7 @@ def sweep(
         raise SiteError("a sweep needs at least one cell")
     wanted, bound_metric = sites_of(list(cells)), metric.bind(tokens)
     for cell in cells:  # everything that can be wrong with a cell is said before the first forward pass
-        bind(model, tokens, tuple(i for i in cell if not (isinstance(i, Patch) and i.value is None)), None)
-        for intervention in cell:
-            model.parts.locate(intervention.site)
+        check(model, tokens, cell)
     ids = (tokens.corrupt, tokens.clean) if direction == "denoise" else (tokens.clean, tokens.corrupt)
     readout = Readout(model, bound_metric)
     replay = Replay(model, capture(model, ids[0], tokens.mask, wanted))
@@ -87,7 +85,9 @@ def values(
     singles: list[Single] = []
     several: list[Several] = []
     for i, cell in enumerate(cells):
-        bound = bind(replay.model, tokens, cell, source, skip_before=start)
+        # only where nothing else acts are the two runs the same before the first difference
+        pure = all(isinstance(i, Patch) and i.value is None for i in cell)
+        bound = bind(replay.model, tokens, cell, source, skip_before=start if pure else 0)
         bound = tuple(b for b in bound if b.first is not None)
         if not bound:
             continue  # nothing after the first difference: the base value, exactly

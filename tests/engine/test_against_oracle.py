@@ -97,7 +97,7 @@ def test_patches_equal_the_oracle(architecture: str, what: str, direction: Any):
         swept = sweep(model, small_models.uneven(), metric, cells, direction=direction)
         gap = (swept.value - expected[name]).abs()
         worst = divmod(int(gap.argmax()), gap.shape[1])
-        assert gap.max() <= 1e-5, f"{name}: {plans[worst[0]]} on pair {worst[1]}"
+        assert gap.max() <= 1e-5 * max(1.0, expected[name].abs().max().item()), f"{name}: {plans[worst[0]]} on pair {worst[1]}"
         # the set is one on which patching does something, so that agreement is no accident
         assert (swept.value - swept.base).abs().amax(1).count_nonzero() > len(cells) / 4
 
