@@ -72,10 +72,10 @@ class _Difference(BoundMetric):
 
     def __call__(self, logits: Float[Tensor, "row pair d_vocab"]) -> Float[Tensor, "row pair"]:
         pair = torch.arange(logits.shape[1])
-        return (logits[:, pair, self.target] - logits[:, pair, self.other]).float()
+        return logits[:, pair, self.target].float() - logits[:, pair, self.other].float()
 
     def pullback(self, w_u: Float[Tensor, "d_vocab d_model"]) -> Float[Tensor, "pair d_model"]:
-        return (w_u[self.target] - w_u[self.other]).float()
+        return w_u[self.target].float() - w_u[self.other].float()
 
 
 @final
@@ -92,8 +92,9 @@ class _AgainstMean(BoundMetric):
 
     def pullback(self, w_u: Float[Tensor, "d_vocab d_model"]) -> Float[Tensor, "pair d_model"]:
         target = w_u[self.target].float()
-        # summed in double: a quarter of a million terms that nearly cancel
-        others = (w_u.sum(0, dtype=torch.float64) - target.double()) / (w_u.shape[0] - 1)
+        # a quarter of a million terms that nearly cancel: short sums in fp32, these in double
+        total = torch.stack([rows.float().sum(0) for rows in w_u.split(1024)]).double().sum(0)
+        others = (total - target.double()) / (w_u.shape[0] - 1)
         return (target - others.float()).expand(self.n_pairs, -1)
 
 

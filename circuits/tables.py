@@ -5,7 +5,7 @@ A position is counted from the end (−1 is the last token), because left paddin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float
@@ -16,9 +16,15 @@ from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.result import Provenance
+from circuits.sites import SiteKind
 
 if TYPE_CHECKING:
     import pandas as pd
+
+KINDS: Final[tuple[SiteKind, SiteKind]] = ("attn_out", "mlp_out")
+"""The `kind` axis."""
+SIDES: Final = ("clean", "corrupt")
+"""The `side` axis."""
 
 
 def provenance(model: Model, tokens: TokenPairs, metric: Metric | None = None, certificate: str = "") -> Provenance:

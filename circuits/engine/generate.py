@@ -10,8 +10,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuits.engine.capture import capture
-from circuits.engine.edits import bind, sites_of
+from circuits.engine.edits import bind, check, sites_of
 from circuits.engine.oracle import full_hooks
+from circuits.errors import SiteError
 from circuits.interventions import Cell, Patch
 from circuits.model import Model
 from circuits.model.hooks import hooked
@@ -33,6 +34,9 @@ def generate(
     Greedy at temperature 0, else sampled with `seed`. Patches act on the prompt, from the other prompt's run; edits of
     all positions also act on every generated token. Raises what `bind` raises, before generating.
     """
+    if on not in ("clean", "corrupt"):
+        raise SiteError(f"no prompt called {on!r}; complete the 'clean' or the 'corrupt' one")
+    check(model, tokens, cell)
     ids, other = (tokens.clean, tokens.corrupt) if on == "clean" else (tokens.corrupt, tokens.clean)
     patched = any(isinstance(i, Patch) and i.value is None for i in cell)
     source = capture(model, other, tokens.mask, sites_of([cell])) if patched else None
@@ -51,19 +55,20 @@ def complete(
 def _complete(model: Model, ids: Tensor, mask: Tensor, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
     from transformers import GenerationConfig
 
-    stop = model.hf.generation_config.eos_token_id
+    own = model.hf.generation_config
+    stop, pad = own.eos_token_id, model.tokenizer.pad_token_id
     settings: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "eos_token_id": stop}
     if temperature > 0:
         settings |= {"temperature": temperature, "top_k": 0}
-        torch.manual_seed(seed)
-    pad = model.tokenizer.pad_token_id
     settings["pad_token_id"] = pad if pad is not None else _first(stop)
-    with torch.no_grad():
-        out = model.hf.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device).long(),
-            generation_config=GenerationConfig(**settings),
-        )
+    # what is left open is filled from the checkpoint's own: repetition penalties and cut-offs are not the model
+    model.hf.generation_config = GenerationConfig(**settings)
+    try:
+        with torch.no_grad(), torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            out = model.hf.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device).long())
+    finally:
+        model.hf.generation_config = own
     return model.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
 
 

@@ -29,14 +29,13 @@ from circuits.prompts.align import TokenPairs
 from circuits.refusal import is_refusal
 from circuits.result import Result
 from circuits.stats import Interval, auroc, wilson
-from circuits.tables import provenance
+from circuits.tables import SIDES, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 SETTINGS: Final = ("baseline", "intervened", "control")
-SIDES: Final = ("clean", "corrupt")
 
 
 @final

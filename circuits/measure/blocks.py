@@ -10,7 +10,7 @@ Source: "Analysing the Refusal Circuit in Gemma 2b IT", patching individual tran
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,14 +24,12 @@ from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.result import Result
-from circuits.sites import Site, SiteKind
-from circuits.tables import patched_frame, position_labels, positions, provenance, with_tokens
+from circuits.sites import Site
+from circuits.tables import KINDS, patched_frame, position_labels, positions, provenance, with_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-KINDS: Final[tuple[SiteKind, SiteKind]] = ("attn_out", "mlp_out")
 
 
 @final

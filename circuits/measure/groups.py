@@ -26,14 +26,13 @@ from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts.align import Positions, TokenPairs
 from circuits.result import Result
-from circuits.sites import Site, SiteKind
-from circuits.tables import patched_frame, provenance
+from circuits.sites import Site
+from circuits.tables import KINDS, patched_frame, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-KINDS: Final[tuple[SiteKind, SiteKind]] = ("attn_out", "mlp_out")
 NECESSARY: Final = 0.5
 
 

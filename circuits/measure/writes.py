@@ -12,7 +12,7 @@ Source: "Analysing the Refusal Circuit in Gemma 2b IT", refusal component; per-b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
@@ -27,15 +27,12 @@ from circuits.linalg import random_directions
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.result import Result
-from circuits.sites import Site, SiteKind
-from circuits.tables import provenance
+from circuits.sites import Site
+from circuits.tables import KINDS, SIDES, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-SIDES: Final = ("clean", "corrupt")
-KINDS: Final[tuple[SiteKind, SiteKind]] = ("attn_out", "mlp_out")
 
 
 @final

@@ -100,17 +100,8 @@ class TokenPairs:
         prompt. Raises SiteError for an unknown name, and for a position that some prompt is too short for.
         """
         column = torch.arange(self.n_pos)
-        subject = self.subject.unsqueeze(1)
-        named = {
-            "subject": column == subject,
-            "post_subject": (column > subject) & (column < self.last),
-            "last": (column == self.last).expand(self.n_pairs, -1).clone(),
-            "all": self.mask.clone(),
-        }
         if isinstance(positions, str):
-            if positions not in named:
-                raise SiteError(f"unknown position {positions!r}\nwrite {', '.join(named)}, or integers")
-            return named[positions]
+            return self._named(positions)
         chosen = [positions] if isinstance(positions, int) else list(positions)
         result = torch.zeros_like(self.mask)
         for position in chosen:
@@ -178,6 +169,18 @@ class TokenPairs:
         from circuits.prompts.show import token_table
 
         return token_table(self)
+
+    def _named(self, position: str) -> Bool[Tensor, "pair pos"]:
+        column, subject = torch.arange(self.n_pos), self.subject.unsqueeze(1)
+        named = {
+            "subject": column == subject,
+            "post_subject": (column > subject) & (column < self.last),
+            "last": (column == self.last).expand(self.n_pairs, -1).clone(),
+            "all": self.mask.clone(),
+        }
+        if position not in named:
+            raise SiteError(f"unknown position {position!r}\nwrite {', '.join(named)}, or integers")
+        return named[position]
 
     def _column(self, position: int) -> Int[Tensor, " pair"]:
         """Column of a position in each prompt."""

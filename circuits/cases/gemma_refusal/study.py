@@ -26,7 +26,7 @@ from circuits.errors import UndefinedError
 from circuits.frames import summary, undefined
 from circuits.graph import export
 from circuits.measure.attention import classify_heads
-from circuits.measure.behaviour import SETTINGS, SIDES, Behaviour, behaviour
+from circuits.measure.behaviour import SETTINGS, Behaviour, behaviour
 from circuits.measure.blocks import patch_blocks
 from circuits.measure.directions import choose_direction
 from circuits.measure.groups import patch_groups, thirds
@@ -39,6 +39,7 @@ from circuits.model import Model, load
 from circuits.prompts import PairSet, TokenPairs, toy_refusal_pairs
 from circuits.report import Completion, Report, verdict_table, write
 from circuits.result import versions
+from circuits.tables import SIDES
 
 DIRECTIONS: tuple[Direction, Direction] = ("denoise", "noise")
 NOT_GEMMA = "A small model trained from scratch on a synthetic grammar: it has Gemma's architecture and is not Gemma."
