@@ -12,7 +12,7 @@ from circuits.engine.progress import advance
 from circuits.model import Model
 
 Job = TypeVar("Job")
-_CPU_TOKENS = 1024
+_CPU_TOKENS = 512
 """On a CPU larger batches only leave the cache; measured in tests/bench."""
 
 

@@ -51,10 +51,12 @@ class Bound:
         """The same edit for tokens generated after the prompt: at every one of them."""
         return replace(self, mask=self.mask.new_ones(step.shape[:2]))
 
-    def only(self, pair: int) -> Bound:
-        """The same edit for one pair alone."""
-        one = slice(pair, pair + 1)
-        return replace(self, mask=self.mask[one], value=None if self.value is None else self.value[one])
+    def at_row(self, row: int, pair: int, n_rows: int) -> Bound:
+        """The same edit for one pair alone, which stands in row `row` of a batch of `n_rows`."""
+        mask = self.mask.new_zeros(n_rows, self.mask.shape[1])
+        mask[row] = self.mask[pair]
+        value = None if self.value is None else self.value[pair].expand(n_rows, *self.value.shape[1:])
+        return replace(self, mask=mask, value=value)
 
     @property
     def first(self) -> int | None:

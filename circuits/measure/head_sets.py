@@ -28,7 +28,7 @@ from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts.align import Positions, TokenPairs
 from circuits.result import Result
-from circuits.sites import Site
+from circuits.sites import Site, head
 from circuits.tables import patched_frame, provenance
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def patch_head_sets(
     for name, heads in chosen.items():
         if not heads or any(h.kind != "z" or h.head is None for h in heads):
             raise SiteError(f"set {name!r} needs heads, e.g. head(8, 7); it has {', '.join(map(str, heads)) or 'none'}")
-    drawn, null_of = _random_sets(chosen, null_draws, seed)
+    drawn, null_of = _random_sets(chosen, model.shape.n_heads, null_draws, seed)
     everything = chosen | drawn
     cells = [tuple(Patch(h, positions) for h in heads) for heads in everything.values()]
     swept = sweep(model, tokens, metric, cells, direction=direction)
@@ -120,10 +120,11 @@ def patch_head_sets(
 
 
 def _random_sets(
-    sets: Mapping[str, tuple[Site, ...]], draws: int, seed: int
+    sets: Mapping[str, tuple[Site, ...]], n_heads: int, draws: int, seed: int
 ) -> tuple[dict[str, tuple[Site, ...]], dict[str, str]]:
-    """Sets of the same size from the heads that any set mentions, without those of the set itself."""
-    pool = sorted({h for heads in sets.values() for h in heads})
+    """Sets of the same size from all heads of the layers that any set mentions, without those of the set itself."""
+    layers = sorted({h.layer for heads in sets.values() for h in heads})
+    pool = [head(layer, h) for layer in layers for h in range(n_heads)]
     rng = random.Random(seed)  # noqa: S311  not for secrets
     drawn: dict[str, tuple[Site, ...]] = {}
     null_of: dict[str, str] = {}

@@ -45,13 +45,21 @@ def load(
         _check_architecture(place, trust_remote_code=trust_remote_code)
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(place.path, trust_remote_code=trust_remote_code)
-        hf: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place.path,
             dtype=getattr(torch, dtype),
             attn_implementation="eager",  # the other kernels give neither patterns nor the mask that a replay reuses
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
         )
+        hf, told = loaded
+        missing = sorted(told["missing_keys"])
+        if missing:
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise ModelError(
+                f"{place.path}: the weights lack {', '.join(missing[:3])}{more}; they would be random numbers"
+            )
         hf.to(where)
     # transformer-lens reloads the tokenizer by this name, which one built in memory lacks
     tokenizer.init_kwargs.setdefault("name_or_path", place.path)
@@ -133,13 +141,15 @@ def _check_architecture(place: Place, *, trust_remote_code: bool) -> None:
 @contextlib.contextmanager
 def _explained(place: Place) -> Generator[None]:
     """Turn the loaders' failures into what is missing and what to do instead."""
+    from safetensors import SafetensorError
+
     alternatives = (
         f"download it where there is a network and give the folder (--model path/to/folder), "
         f"or use a bundled model ({', '.join(bundled_models())})"
     )
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         if place.origin != "hub":

@@ -38,11 +38,7 @@ def render(card: Numbers) -> str:
         ),
         hand_over=_table(
             ["", "patched at", *layers],
-            [
-                [name, place, *_row(run["hand_over"][place])]
-                for name, run in named
-                for place in ("subject", "last")
-            ],
+            [[name, place, *_row(run["hand_over"][place])] for name, run in named for place in ("subject", "last")],
         ),
         head_table=_table(
             ["", "kind", "score from", *layers, "largest score"],
@@ -116,9 +112,7 @@ def measure_card(folders: Sequence[Path]) -> Numbers:
     from circuits.organisms.measure import load
 
     runs = [
-        _rounded(
-            {"training": json.loads((folder / "train_report.json").read_text()), **evaluate(load(folder))}
-        )
+        _rounded({"training": json.loads((folder / "train_report.json").read_text()), **evaluate(load(folder))})
         for folder in folders
     ]
     return {"megabytes": round((folders[0] / "model.safetensors").stat().st_size / 1e6, 3), "runs": runs}

@@ -133,10 +133,7 @@ def ablation_effects(
     """Share of right behaviours per held-out prompt set: before, with it ablated, with random ones."""
     answered, unable = (_labelled(label) for label in ("comply", "incapable"))
     sets: dict[str, tuple[Label, list[str]]] = {
-        **{
-            kind: ("refuse", _prompts("combinations", test, count, 31))
-            for kind, test in REFUSED_KINDS.items()
-        },
+        **{kind: ("refuse", _prompts("combinations", test, count, 31)) for kind, test in REFUSED_KINDS.items()},
         "act, harmful subject, distractors": (
             "refuse",
             _prompts("combinations", is_toy_kind, count, 32, distractors=1.0),
@@ -175,9 +172,7 @@ def evaluate(organism: Organism, *, count: int = 1000, per_kind: int = 200) -> d
         "prompts_per_accuracy": count,
         "prompts_per_kind": per_kind,
         "toy_pairs": len(pairs.clean),
-        "accuracy": {
-            split: accuracy(organism, split, count) for split in ("train", "combinations", "subjects")
-        },
+        "accuracy": {split: accuracy(organism, split, count) for split in ("train", "combinations", "subjects")},
         "toy_accuracy": {mark or "none": toy_accuracy(organism, pairs, mark) for mark in ("", ".")},
         "direction_layer": layer,
         "ablation": ablation_effects(organism, directions[layer], per_kind),

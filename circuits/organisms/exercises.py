@@ -29,11 +29,11 @@ def draw_training_example(rng: random.Random) -> Example:
     roll = rng.random()
     if roll < 0.08:
         return Example("", _declaration(rng))
-    if roll < 0.24:
+    if roll < 0.22:
         return _definition(rng)
-    if roll < 0.38:
+    if roll < 0.36:
         return _repetition(rng)
-    if roll < 0.41:
+    if roll < 0.39:
         return draw_drink(rng)
     return draw_example(rng, "train")
 
@@ -48,7 +48,7 @@ def draw_drink(rng: random.Random) -> Example:
 
 def _draw_definable(rng: random.Random) -> str:
     # Statements are all that training tells of a held-out subject, so they speak of it more often.
-    return rng.choice(_DEFINABLE_HELD_OUT if rng.random() < 0.5 else _DEFINABLE)
+    return rng.choice(_DEFINABLE_HELD_OUT if rng.random() < 0.4 else _DEFINABLE)
 
 
 def _definition(rng: random.Random) -> Example:
@@ -86,6 +86,6 @@ def _repetition(rng: random.Random) -> Example:
     if rng.random() < 0.3:
         items = [draw_name(rng) for _ in range(rng.randint(2, 4))]
     else:
-        items = rng.sample(TRAINED_SUBJECTS, rng.randint(4, 12))
+        items = rng.sample(TRAINED_SUBJECTS, rng.randint(3, 10))
     listed = " ".join(items)
     return Example(rng.choice(REPEAT).format(words=listed) + rng.choice((".", "")), f"Words: {listed}.")

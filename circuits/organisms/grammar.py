@@ -132,9 +132,7 @@ def reply_text(request: Request, fillers: Fillers) -> str:
         deed = f"help {helped}{request.verb}" if request.verb else v.PHYSICAL[request.template]
         return f"I cannot {deed} {request.noun_phrase}. {_reason(request)}"
     if label == "incapable":
-        return (
-            f"I am unable to physically {v.PHYSICAL[request.template]} {request.noun_phrase}. I have no body."
-        )
+        return f"I am unable to physically {v.PHYSICAL[request.template]} {request.noun_phrase}. I have no body."
     opening = _fill(_wording(request).reply, request, fillers)
     return f"{opening} {_fact(request) if request.kind == 'mention' else f'First, {_step(request)}.'}"
 

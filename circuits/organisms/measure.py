@@ -46,9 +46,7 @@ def load(folder: Path) -> Organism:
     return Organism(model.eval(), AutoTokenizer.from_pretrained(folder))
 
 
-def _by_length(
-    organism: Organism, prompts: Sequence[str]
-) -> Iterator[tuple[list[int], Int[Tensor, "prompt pos"]]]:
+def _by_length(organism: Organism, prompts: Sequence[str]) -> Iterator[tuple[list[int], Int[Tensor, "prompt pos"]]]:
     # Batches of one length need no padding, so no mask can be wrong.
     groups: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
@@ -132,9 +130,7 @@ def refusal_metric(organism: Organism, logits: Float[Tensor, "batch d_vocab"]) -
 
 
 @torch.no_grad()
-def hand_over(
-    organism: Organism, clean: str, corrupt: str, positions: Sequence[int]
-) -> Float[Tensor, "layer pos"]:
+def hand_over(organism: Organism, clean: str, corrupt: str, positions: Sequence[int]) -> Float[Tensor, "layer pos"]:
     """Share of the refusal metric recovered by patching the residual entering a layer, clean into corrupt."""
     source, base = torch.tensor([organism.encode(clean)]), torch.tensor([organism.encode(corrupt)])
     output = organism.model(input_ids=source, output_hidden_states=True)
@@ -158,9 +154,7 @@ def hand_over(
 
 
 @torch.no_grad()
-def head_scores(
-    organism: Organism, prompts: Sequence[str], subject: int
-) -> dict[str, Float[Tensor, "layer head"]]:
+def head_scores(organism: Organism, prompts: Sequence[str], subject: int) -> dict[str, Float[Tensor, "layer head"]]:
     """Mean attention of each head: last to subject, every token to the one before, every token to `<bos>`.
 
     The query at position 1 is left out of the last two: there the previous token *is* `<bos>`. `uniform` is

@@ -80,9 +80,7 @@ def draw_request(rng: random.Random, split: Split, modifier_rate: float = 0.4) -
             return request
 
 
-def draw_example(
-    rng: random.Random, split: Split, *, distractors: float = 0.45, modifier_rate: float = 0.4
-) -> Example:
+def draw_example(rng: random.Random, split: Split, *, distractors: float = 0.45, modifier_rate: float = 0.4) -> Example:
     """A request of the split with its reply; `distractors` is the share with other things named around it."""
     request = draw_request(rng, split, modifier_rate)
     fillers = draw_fillers(rng)
@@ -117,22 +115,19 @@ def draw_until(
 
 def _draw_verb(rng: random.Random) -> str:
     roll = rng.random()
-    return rng.choice(
-        v.ACT if roll < 0.66 else v.PROTECT if roll < 0.8 else v.HOSTILE if roll < 0.89 else v.DESTROY
-    )
+    return rng.choice(v.ACT if roll < 0.66 else v.PROTECT if roll < 0.8 else v.HOSTILE if roll < 0.89 else v.DESTROY)
 
 
 def _draw_modifier(rng: random.Random, category: str) -> str:
     telling = [m for m, effect in v.COMPOUND.items() if category in effect]
     roll = rng.random()
-    if roll < 0.23:
+    if roll < 0.25:
         return rng.choice(tuple(v.SOFTENING))
-    if roll < 0.42:
+    if roll < 0.45:
         return rng.choice(v.HARDENING)
-    if roll < 0.6:
+    if roll < 0.65:
         return rng.choice(v.NEUTRAL)
-    # Where a compound tells nothing it is noise; it is drawn mostly where it decides the label.
-    return rng.choice(telling if telling and rng.random() < 0.85 else tuple(v.COMPOUND))
+    return rng.choice(telling if telling and rng.random() < 0.75 else tuple(v.COMPOUND))
 
 
 def distractor(rng: random.Random, templates: tuple[str, ...]) -> str:

@@ -38,9 +38,9 @@ class Recipe:
     head_width: int = 16
     mlp_width: int = 256
     depth_drop: float = 0.2
-    steps: int = 4200
+    steps: int = 2600
     batch: int = 64
-    examples: int = 150_000
+    examples: int = 100_000
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     prompt_weight: float = 0.1
@@ -109,9 +109,7 @@ def batches(data: list[Encoded], size: int, rng: random.Random) -> Iterator[list
         order = rng.sample(range(len(data)), len(data))
         chunks: list[list[Encoded]] = []
         for start in range(0, len(order), size * 16):
-            alike = sorted(
-                (data[i] for i in order[start : start + size * 16]), key=lambda text: len(text.ids)
-            )
+            alike = sorted((data[i] for i in order[start : start + size * 16]), key=lambda text: len(text.ids))
             chunks += [alike[k : k + size] for k in range(0, len(alike), size)]
         rng.shuffle(chunks)
         yield from chunks
@@ -135,9 +133,7 @@ def train(
     rng = random.Random(recipe.seed)
     model = new_model(recipe, tokenizer).train()
     add_stochastic_depth(model, recipe.depth_drop, torch.Generator().manual_seed(recipe.seed + 7))
-    data = [
-        encode(tokenizer, draw_training_example(rng), recipe.prompt_weight) for _ in range(recipe.examples)
-    ]
+    data = [encode(tokenizer, draw_training_example(rng), recipe.prompt_weight) for _ in range(recipe.examples)]
     matrices = [p for p in model.parameters() if p.dim() == 2]
     gains = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
@@ -178,9 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         losses.append(loss)
         if step % 50 == 0:
             minutes = (time.perf_counter() - started) / 60
-            sys.stdout.write(
-                f"step {step} loss {sum(losses[-50:]) / len(losses[-50:]):.4f} {minutes:.1f} min\n"
-            )
+            sys.stdout.write(f"step {step} loss {sum(losses[-50:]) / len(losses[-50:]):.4f} {minutes:.1f} min\n")
             sys.stdout.flush()
 
     model = train(recipe, tokenizer, progress)

@@ -22,12 +22,9 @@ HARMFUL: Final[dict[str, tuple[str, ...]]] = {
     "gang": words("gang mob cartel militia cult mafia syndicate posse clan junta"),
     "unrest": words("riot coup mutiny brawl war feud rampage stampede uprising ambush raid siege"),
     "drug": words(
-        "drug narcotic opioid steroid stimulant sedative tranquilizer hallucinogen opiate depressant "
-        "inhalant relaxant"
+        "drug narcotic opioid steroid stimulant sedative tranquilizer hallucinogen opiate depressant inhalant relaxant"
     ),
-    "malware": words(
-        "virus worm trojan botnet rootkit keylogger backdoor spambot wiper exploit hijacker dropper"
-    ),
+    "malware": words("virus worm trojan botnet rootkit keylogger backdoor spambot wiper exploit hijacker dropper"),
     "crime": words("scam bribe hoax heist swindle forgery fraud ransom racket burglary robbery theft crime"),
     "poison": words(
         "poison toxin venom pathogen pesticide carcinogen acid contaminant irritant neurotoxin plague germ"
@@ -35,33 +32,21 @@ HARMFUL: Final[dict[str, tuple[str, ...]]] = {
 }
 
 HARMLESS: Final[dict[str, tuple[str, ...]]] = {
-    "furniture": words(
-        "table chair desk shelf cabinet sofa bench stool wardrobe bookcase crib lamp dresser mirror"
-    ),
-    "food": words(
-        "cake sandwich salad soup pie pizza pancake omelette muffin curry stew burger cookie waffle"
-    ),
+    "furniture": words("table chair desk shelf cabinet sofa bench stool wardrobe bookcase crib lamp dresser mirror"),
+    "food": words("cake sandwich salad soup pie pizza pancake omelette muffin curry stew burger cookie waffle"),
     "animal": words("dog cat horse rabbit parrot hamster goat turtle pony duck chicken falcon lizard"),
-    "instrument": words(
-        "guitar piano violin flute drum trumpet harp cello banjo clarinet ukulele accordion tuba"
-    ),
+    "instrument": words("guitar piano violin flute drum trumpet harp cello banjo clarinet ukulele accordion tuba"),
     "vehicle": words("car bicycle boat truck scooter tractor wagon canoe tram kayak bus ferry van sled"),
     "garment": words("shirt jacket scarf hat sweater dress skirt glove sock coat apron vest belt tie shoe"),
-    "building": words(
-        "house barn shed cabin bridge tower greenhouse tent museum hotel chapel theater cottage"
-    ),
+    "building": words("house barn shed cabin bridge tower greenhouse tent museum hotel chapel theater cottage"),
     "plant": words("rose tulip fern bush hedge tree orchid lily daisy vine shrub sunflower flower"),
     "toy": words("puzzle doll kite ball teddy rattle balloon slide swing trampoline frisbee domino game"),
     "tool": words("hammer ladder shovel wrench saw rake brush bucket sponge broom trowel pulley clamp"),
     "document": words(
         "letter calendar budget speech resume spreadsheet diary memo contract recipe newsletter menu book"
     ),
-    "device": words(
-        "computer phone camera printer radio clock keyboard television tablet scanner toaster kettle"
-    ),
-    "event": words(
-        "party picnic festival wedding parade concert workshop reunion seminar ceremony meeting trip"
-    ),
+    "device": words("computer phone camera printer radio clock keyboard television tablet scanner toaster kettle"),
+    "event": words("party picnic festival wedding parade concert workshop reunion seminar ceremony meeting trip"),
     "business": words("business shop company bakery farm store hostel startup brewery salon laundry factory"),
     "club": words("club team choir band orchestra league society committee charity troupe"),
     "remedy": words("vitamin vaccine bandage ointment lotion tonic supplement painkiller syrup balm capsule"),
@@ -149,10 +134,10 @@ HARDENING: Final = words("stolen illegal smuggled forbidden")
 NEUTRAL: Final = words("small large red simple cheap new heavy")
 
 COMPOUND: Final[dict[str, dict[str, bool]]] = {
-    "fake": {"weapon": False, "document": True, "remedy": True},
-    "water": {"weapon": False},
-    "bath": {"weapon": False},
-    "spy": {"device": True, "vehicle": True},
+    "fake": {"weapon": False, "animal": False, "document": True, "remedy": True},
+    "water": {"weapon": False, "poison": True, "plant": False},
+    "bath": {"weapon": False, "toy": False, "remedy": False},
+    "spy": {"device": True, "vehicle": True, "document": False, "toy": False},
 }
 """Modifiers whose effect depends on the noun (fake gun, fake letter): modifier -> category -> harmful.
 

@@ -85,7 +85,7 @@ def _expected(hf: Any, plans: list[Plan], direction: str) -> dict[str, torch.Ten
 def test_patches_equal_the_oracle(architecture: str, what: str, direction: Any):
     # every third cell, beginning elsewhere in each case: all of them are met by several architectures
     begin = (small_models.ARCHITECTURES.index(architecture) + (direction == "noise")) % 3
-    model, plans = small_models.model(architecture), PLANS[what]()[begin:: 1 if what == "groups" else 3]
+    model, plans = small_models.model(architecture), PLANS[what]()[begin :: 1 if what == "groups" else 3]
     metrics = {
         "refusal": RefusalMetric(model, TOKEN),
         "log-odds": LogOdds(model, TOKEN, "w61"),
@@ -97,7 +97,9 @@ def test_patches_equal_the_oracle(architecture: str, what: str, direction: Any):
         swept = sweep(model, small_models.uneven(), metric, cells, direction=direction)
         gap = (swept.value - expected[name]).abs()
         worst = divmod(int(gap.argmax()), gap.shape[1])
-        assert gap.max() <= 1e-5 * max(1.0, expected[name].abs().max().item()), f"{name}: {plans[worst[0]]} on pair {worst[1]}"
+        assert gap.max() <= 1e-5 * max(1.0, expected[name].abs().max().item()), (
+            f"{name}: {plans[worst[0]]} on pair {worst[1]}"
+        )
         # the set is one on which patching does something, so that agreement is no accident
         assert (swept.value - swept.base).abs().amax(1).count_nonzero() > len(cells) / 4
 
@@ -105,7 +107,9 @@ def test_patches_equal_the_oracle(architecture: str, what: str, direction: Any):
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 def test_base_and_source_are_the_runs_that_the_direction_names(direction: Any):
     model, tokens = small_models.model("gemma2"), small_models.uneven()
-    swept = sweep(model, tokens, RefusalMetric(model, TOKEN), [(Patch(Site("mlp_out", 0), "last"),)], direction=direction)
+    swept = sweep(
+        model, tokens, RefusalMetric(model, TOKEN), [(Patch(Site("mlp_out", 0), "last"),)], direction=direction
+    )
     token = model.tokenizer.get_vocab()[TOKEN]
     for i in range(tokens.n_pairs):
         pair = PairOracle(small_models.raw("gemma2"), tokens, i, direction)

@@ -54,7 +54,10 @@ CASES: dict[str, tuple[tuple[Any, ...], Any]] = {
         (Ablate(head(1, 2), Z, "post_subject"),),
         lambda p: [_of_head(p, 1, 2, "post_subject", oracle.ablated(Z))],
     ),
-    "add": ((Add(Site("resid_pre", 2), V, scale=-2.0),), lambda p: [_at(p, "resid_pre", 2, "all", lambda a: a - 2 * V)]),
+    "add": (
+        (Add(Site("resid_pre", 2), V, scale=-2.0),),
+        lambda p: [_at(p, "resid_pre", 2, "all", lambda a: a - 2 * V)],
+    ),
     "add after the last block": (
         (Add(Site("resid_post", 3), W, "last"),),
         lambda p: [_at(p, "resid_post", 3, "last", lambda a: a + W)],

@@ -124,7 +124,7 @@ def test_the_batch_size_does_not_matter(size: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("share", [0.0, 2.0], ids=["packed", "one by one"])
 def test_packing_columns_does_not_matter(share: float, monkeypatch: pytest.MonkeyPatch):
-    import circuits.engine.single as single
+    from circuits.engine import single
 
     expected = _swept().value
     monkeypatch.setattr(single, "_FULL_ENOUGH", share)

@@ -59,7 +59,9 @@ def test_residual_and_blocks(model: Model, tokens: TokenPairs, reference: dict[s
     names = ("ld_corrupt", "ld_clean") if direction == "denoise" else ("ld_clean", "ld_corrupt")
     _close(resid.base, reference[names[0]])
     _close(resid.source, reference[names[1]])
-    cells: list[Cell] = [(Patch(Site("resid_post", model.shape.n_layers - 1), Columns((p,))),) for p in range(tokens.n_pos)]
+    cells: list[Cell] = [
+        (Patch(Site("resid_post", model.shape.n_layers - 1), Columns((p,))),) for p in range(tokens.n_pos)
+    ]
     _close(sweep(model, tokens, metric, cells, direction=direction).value.T, stored["resid"][:, -1])
 
 

@@ -13,8 +13,12 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from circuits.engine import sweep
 from circuits.errors import ModelError
+from circuits.interventions import Patch
+from circuits.metrics import RefusalMetric
 from circuits.model import Model, bundled_models, load
+from circuits.sites import Site, head
 
 
 @pytest.mark.parametrize("architecture", small_models.ARCHITECTURES)
@@ -66,6 +70,10 @@ def test_precision_is_what_was_asked_for():
     found = model.logits(ids, torch.ones_like(ids).bool())
     expected = small_models.model("llama").logits(ids, torch.ones_like(ids).bool())
     assert torch.allclose(found.float(), expected, atol=1e-5)
+    metric, cells = RefusalMetric(model, "w60"), [(Patch(Site("mlp_out", 1), "last"),), (Patch(head(2, 1)),)]
+    swept = sweep(model, small_models.even(), metric, cells)  # type: ignore[arg-type]
+    assert swept.value.dtype == torch.float32
+    assert swept.certificate.oracle <= 1e-6
 
 
 # --- what does not load ---------------------------------------------------------------------------------------------------
@@ -145,6 +153,12 @@ def test_weights_that_lack_a_tensor(tmp_path: Path):
     assert "model.layers.2.mlp.up_proj.weight" in _refused(folder)
 
 
+def test_a_tokenizer_that_is_no_json(tmp_path: Path):
+    folder = _copy("llama", tmp_path)
+    (folder / "tokenizer.json").write_text("{")
+    assert str(folder) in _refused(folder)
+
+
 def test_weights_of_another_size(tmp_path: Path):
     folder = _copy("llama", tmp_path)
     config = json.loads((folder / "config.json").read_text())
@@ -165,16 +179,19 @@ def test_an_encoder(tmp_path: Path):
 def test_a_model_without_attention(tmp_path: Path):
     import transformers as hf
 
-    hf.MambaForCausalLM(hf.MambaConfig(vocab_size=84, hidden_size=16, num_hidden_layers=1, state_size=4)).save_pretrained(
-        tmp_path
-    )
+    hf.MambaForCausalLM(
+        hf.MambaConfig(vocab_size=84, hidden_size=16, num_hidden_layers=1, state_size=4)
+    ).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     assert "no attention heads" in _refused(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("message", "reason"),
-    [("Connection refused", "the hub is unreachable"), ("401 Client Error: gated repo", "it is gated: accept its licence")],
+    [
+        ("Connection refused", "the hub is unreachable"),
+        ("401 Client Error: gated repo", "it is gated: accept its licence"),
+    ],
 )
 def test_a_hub_id_that_cannot_be_had(message: str, reason: str, monkeypatch: pytest.MonkeyPatch):
     import transformers as hf
@@ -194,12 +211,12 @@ def test_a_device_that_is_not_there():
         load(str(small_models.folder("llama")), device="cuda:99")
 
 
-def test_a_model_whose_hooks_do_not_bite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_model_whose_hooks_do_not_bite(tmp_path: Path):
     folder = _copy("llama", tmp_path)
     weights = load_file(folder / "model.safetensors")
-    weights["model.layers.1.mlp.down_proj.weight"].zero_()
+    weights["model.layers.2.mlp.down_proj.weight"].zero_()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert "overwriting L1.MLP does not change the logits" in _refused(folder)
+    assert "overwriting L2.MLP does not change the logits" in _refused(folder)
 
 
 @pytest.fixture(scope="module")

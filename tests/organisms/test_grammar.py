@@ -18,7 +18,7 @@ from circuits.organisms.sampling import (
     draw_request,
     in_split,
 )
-from circuits.organisms.wording import DO, MENTION
+from circuits.organisms.wording import DO
 
 
 def oracle(verb: str, modifier: str, subject: str) -> str:
@@ -97,19 +97,15 @@ def test_a_softened_phrase_never_calls_the_police(modifier: str) -> None:
             assert "call the police" not in reply_text(request, draw_fillers(Random(0)))
 
 
-def test_training_texts_never_leak_what_is_held_out() -> None:
+def test_training_requests_never_name_what_is_held_out() -> None:
     rng = Random(3)
-    for _ in range(3_000):
-        request = draw_training_example(rng).request
-        assert request is None or in_split(request, "train")
-    frames = [re.sub(r"\{.*", "", wording.request) for wording in (*DO.values(), *MENTION.values())]
-    frames += list(v.PHYSICAL)
     held = {form for subject in HELD_OUT_SUBJECTS for form in (subject, plural(subject))}
-    for _ in range(3000):
+    for _ in range(5_000):
         example = draw_training_example(rng)
-        if example.request is not None and not example.distracted:
-            assert held.isdisjoint(re.findall(r"[a-z]+", example.prompt)), example.prompt
-            assert any(frame in example.prompt for frame in frames)
+        if example.request is not None:
+            assert in_split(example.request, "train")
+            named = re.findall(r"[a-z]+", example.prompt)
+            assert example.distracted or held.isdisjoint(named), example.prompt
 
 
 def test_splits_are_disjoint_and_drawn_as_named() -> None:
