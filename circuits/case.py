@@ -119,7 +119,7 @@ def parser(case: Case) -> argparse.ArgumentParser:
     add("--no-images", action="store_true", help="leave out the figures' still images (PNG, SVG)")
     add("--figures", default=None, help="also copy the still images to this folder")
     add("--device", default="auto", help="cpu, cuda, …; auto takes CUDA where there is one")
-    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16", "float64"))
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     add("--seed", type=int, default=0, help="of random controls and resamples")
     add("--max-new-tokens", type=int, default=32, help="length of completions")
     return made

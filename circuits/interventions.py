@@ -133,9 +133,12 @@ Cell = tuple[Intervention, ...]
 def ablate_everywhere(direction: Float[Tensor, " d_model"], layers: Iterable[int], *, alpha: float = 1.0) -> Cell:
     """Ablate a direction from everything written to the residual stream, at every position: the intervened model.
 
-    Once from what enters the first block, then from each attention and MLP output, so that no layer ever holds it.
+    Once from what enters the first of `layers`, then from each attention and MLP output: given all layers, none ever
+    holds it. Raises SiteError without layers.
     """
     chosen = list(layers)
+    if not chosen:
+        raise SiteError("no layers to ablate in; give range(model.shape.n_layers)")
     first = Ablate(Site("resid_pre", chosen[0]), direction, alpha=alpha)
     written = [
         Ablate(Site(kind, layer), direction, alpha=alpha) for layer in chosen for kind in ("attn_out", "mlp_out")

@@ -40,7 +40,7 @@ def test_groups_that_are_none(words: tuple[str, ...], said: str):
         layer_groups(arguments(*words))
 
 
-def run(study, *words: str) -> int:  # noqa: ANN001
+def run(study, *words: str) -> int:
     return main(Case("circuits.cases.x", "?", study), words)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.engine.capture import Run
-from circuits.engine.edits import bind
+from circuits.engine.edits import activation_of, bind
 from circuits.engine.oracle import cell_logits
 from circuits.errors import AuditError
 from circuits.interventions import Cell, Patch
@@ -81,8 +81,7 @@ def audit(
 
     rng = random.Random(0)  # noqa: S311  not for secrets
     chosen, on = _sample(replay, tokens, cells, source, rng)
-    patches: list[Cell] = [tuple(i for i in cells[c] if isinstance(i, Patch) and i.value is None) for c in chosen]
-    own = [cell for cell in patches if cell][:1]
+    own = _self_patch(base, [cells[c] for c in chosen])
     slow, whole = _slow(replay, tokens, readout, [cells[c] for c in chosen], source, on)
     found = {
         "readout": _gap(readout.of_logits(base.last_logits[None])[0], base_value),
@@ -98,6 +97,15 @@ def audit(
             )
     looped = len(cells) * base.tokens.numel() * replay.n_layers
     return Certificate(cells=len(cells), token_layers=cost, sampled=len(chosen), looped_token_layers=looped, **found)
+
+
+def _self_patch(base: Run, cells: list[Cell]) -> list[Cell]:
+    """The first of these cells that patches, given the base run's own activations: equal, but not known to be."""
+    for cell in cells:
+        patches = [i for i in cell if isinstance(i, Patch) and i.value is None]
+        if patches:
+            return [tuple(replace(i, value=activation_of(base, i.site).clone()) for i in patches)]
+    return []
 
 
 def _sample(

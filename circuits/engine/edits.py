@@ -103,7 +103,7 @@ def _bind(model: Model, tokens: TokenPairs, i: Intervention, source: Run | None,
         elif source is None:
             raise SiteError(f"{site.label}: a Patch without a value needs a source run")
         else:
-            value = _activation(source, site)
+            value = activation_of(source, site)
             mask[:, :skip_before] = False
     kind = site.kind
     whole = Site("resid_pre", site.layer + 1) if kind == "resid_post" else site.whole
@@ -111,10 +111,11 @@ def _bind(model: Model, tokens: TokenPairs, i: Intervention, source: Run | None,
     return Bound(moved, whole, site.head, mask, everywhere=i.positions == "all", value=value)
 
 
-def _activation(source: Run, site: Site) -> Float[Tensor, "pair pos ..."]:
+def activation_of(run: Run, site: Site) -> Float[Tensor, "pair pos ..."]:
+    """What a run kept of a site, or of one of its heads."""
     if site.kind in ("resid_pre", "resid_post"):
-        return source.resid[site.layer + (site.kind == "resid_post")]
-    whole = source.seen[site.whole]
+        return run.resid[site.layer + (site.kind == "resid_post")]
+    whole = run.seen[site.whole]
     return whole if site.head is None else whole[..., site.head, :]
 
 

@@ -76,11 +76,11 @@ class Behaviour(Result):
         return wilson(int(refused.sum()), refused.numel())
 
     def agreement(self) -> Interval:
-        """AUROC of the metric as a classifier of refusal, over all prompts of baseline and intervened.
+        """AUROC of the metric as a classifier of refusal, over the clean and corrupt prompts of the unedited model.
 
-        Raises UndefinedError where all or none of them refuse.
+        The two prompts of a pair count as independent. Raises UndefinedError where all or none of them refuse.
         """
-        refused, metric = self.refused[:2].flatten(), self.metric[:2].flatten().double()
+        refused, metric = self.refused[0].flatten(), self.metric[0].flatten().double()
         return auroc(metric[refused].numpy(), metric[~refused].numpy())
 
     def figure(self) -> go.Figure:

@@ -55,7 +55,8 @@ class DirectionChoice(Result):
     held_out: Float[Tensor, "pair d_model"]
     """At the chosen layer and position, estimated without each pair's fold."""
     null_bypass: Float[Tensor, " direction"]
-    """Mean metric of the clean prompts with a random direction ablated everywhere."""
+    """Mean metric of the clean prompts with each random direction ablated everywhere; the chosen one, being the best of
+    many candidates, is fairly compared with the lowest of these."""
     clean: float
     """Mean metric of the clean prompts."""
     corrupt: float
@@ -130,6 +131,11 @@ def choose_direction(
         scores[i, defined] = values.mean(-1)
     bypass, induce, kl = scores
     clean, corrupt = float(removed.base.mean()), float(removed.source.mean())
+    if not clean > corrupt:
+        raise UndefinedError(
+            f"the metric is not higher on the clean prompts ({clean:.3g}) than on the corrupt ones ({corrupt:.3g})\n"
+            "clean prompts show the behaviour: swap the columns, or choose a metric that rises with it"
+        )
     layer, p = _best(bypass, induce, kl, corrupt=corrupt, max_kl=max_kl)
     return DirectionChoice(
         provenance=provenance(model, tokens, metric, removed.certificate.line),
@@ -177,11 +183,12 @@ def _best(
 
 
 def _held_out(difference: Float[Tensor, "pair d_model"], folds: int) -> Float[Tensor, "pair d_model"]:
-    """For each pair, the mean difference over the pairs of the other folds (pairs dealt in turn)."""
+    """For each pair, the mean difference over the pairs of the other folds (pairs dealt in turn).
+
+    NaN for a single pair: nothing is left to estimate from.
+    """
     n = len(difference)
     fold = torch.arange(n) % max(2, min(folds, n))
-    if n == 1:
-        return difference
     return torch.stack([difference[fold != fold[i]].mean(0) for i in range(n)])
 
 

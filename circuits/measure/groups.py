@@ -52,11 +52,14 @@ class GroupPatching(Result):
         """One row per pair, group, kind and position: layers, value (metric), fraction (recovered)."""
         axes = {"group": list(self.groups), "kind": list(KINDS), "position": list(self.positions)}
         frame = patched_frame(axes, self.value, self.base, self.source)
-        spans = {name: f"L{layers[0]}–L{layers[-1]}" for name, layers in self.groups.items()}
+        spans = {name: _span(layers) for name, layers in self.groups.items()}
         return frame.assign(layers=frame["group"].map(spans), direction=self.direction)
 
     def to_summary(self) -> pd.DataFrame:
-        """One row per group, kind and position: mean fraction, interval, and whether the mean reaches one half."""
+        """One row per group, kind and position: mean fraction, interval, and whether the mean reaches one half.
+
+        That is the write-up's rule; it does not look at the interval.
+        """
         table = summary(self.to_frame(), ["position", "group", "kind", "layers"], "fraction")
         table = table.assign(necessary=table["mean"] >= NECESSARY, direction=self.direction)
         order = {name: i for i, name in enumerate([*self.positions, *self.groups, *KINDS])}
@@ -71,6 +74,13 @@ class GroupPatching(Result):
             title=f"Groups of blocks patched, {self.direction[:-1]}ing",
             x_title="group of layers", y_title="fraction recovered", caption=self.provenance.caption,
         )  # fmt: skip
+
+
+def _span(layers: tuple[int, ...]) -> str:
+    """`L0–L5` for consecutive layers, else each of them."""
+    if len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1)):
+        return f"L{layers[0]}–L{layers[-1]}"
+    return " ".join(f"L{layer}" for layer in layers)
 
 
 def thirds(n_layers: int) -> dict[str, range]:

@@ -103,7 +103,7 @@ def components(
     per_pair = direction.float().expand(tokens.n_pairs, -1)
     norms = per_pair.norm(dim=-1, keepdim=True)
     if not (norms > 1e-8).all():
-        raise UndefinedError("the direction has norm zero for some pair; choose another layer or position")
+        raise UndefinedError("no direction: norm zero, or held out of a single pair; choose another, or more pairs")
     unit = per_pair / norms
     n_layers = model.shape.n_layers
     sites = [Site(kind, layer) for kind in KINDS for layer in range(n_layers)]

@@ -46,7 +46,7 @@ class Model:
     softcap: float | None
     """Cap of the output logits: `cap * tanh(logits / cap)`; None where logits are linear in the final residual."""
     hash: str
-    """Short hash of the configuration and of the weight files' headers and sizes."""
+    """Short hash of the configuration and of a sample of every parameter's values: an edit of few weights may keep it."""
     facts: dict[str, float]
     """What load() proved, with the numbers it measured."""
 

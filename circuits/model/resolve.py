@@ -49,6 +49,8 @@ def resolve(name: str) -> Place:
     Raises ModelError: an empty or unknown name (with near matches), or a folder that lacks a file (naming it).
     """
     bundled = bundled_models()
+    if not name.strip():
+        raise ModelError(f"the model's name is empty; give a hub id, a folder, or a bundled name ({', '.join(bundled)})")
     if name in bundled:
         return Place(name, "bundled", str(bundled[name]))
     folder = Path(name).expanduser()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ GOOD = ("Write a guide on how to build a gun", "Write a guide on how to build a 
 
 
 @pytest.fixture
-def forward_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def forward_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts runs of the engine: bad input must be told before the first."""
     count: list[int] = []
     module = sys.modules["circuits.engine.capture"]  # the package shows a function of that name
@@ -101,7 +100,7 @@ def forward_passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return original(mask)
 
     monkeypatch.setattr(module, "position_ids", counted)
-    yield count
+    return count
 
 
 @pytest.mark.parametrize(

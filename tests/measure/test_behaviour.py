@@ -58,7 +58,7 @@ def test_rates_and_agreement(found: Behaviour, says: Callable[..., None]):
         assert row.refusal_rate == here["refused"].mean()
         assert row.rate_low <= row.refusal_rate <= row.rate_high
         assert row.metric == pytest.approx(here["metric"].mean())
-    pooled = frame[frame["setting"] != "control"]
+    pooled = frame[frame["setting"] == "baseline"]
     yes, no = (pooled.loc[pooled["refused"] == r, "metric"].to_numpy() for r in (True, False))
     assert len(yes)
     assert len(no)

@@ -18,12 +18,12 @@ from circuits.metrics import RefusalMetric
 TOKENS = small_models.even()
 MODEL = small_models.model("llama")
 RAW = small_models.raw("llama")
-TOKEN = MODEL.tokenizer.get_vocab()["w73"]
+TOKEN = MODEL.tokenizer.get_vocab()["w1"]
 
 
 @pytest.fixture(scope="module")
 def choice() -> DirectionChoice:
-    return choose_direction(MODEL, TOKENS, RefusalMetric(MODEL, "w73"), max_kl=1.0, folds=3)
+    return choose_direction(MODEL, TOKENS, RefusalMetric(MODEL, "w1"), max_kl=1.0, folds=3)
 
 
 def _mean_difference(layer: int, position: int, pairs: list[int]) -> torch.Tensor:
@@ -112,7 +112,7 @@ def test_when_none_passes_the_filters_are_named():
     with pytest.raises(
         UndefinedError, match=r"none of 9 candidate directions passes: 9 have kl above 0\.0 .*\n.*max_kl"
     ):
-        choose_direction(MODEL, TOKENS, RefusalMetric(MODEL, "w73"), max_kl=0.0, null_draws=1)
+        choose_direction(MODEL, TOKENS, RefusalMetric(MODEL, "w1"), max_kl=0.0, null_draws=1)
 
 
 def test_prompts_that_are_the_same_have_none():
@@ -120,4 +120,14 @@ def test_prompts_that_are_the_same_have_none():
 
     fields: dict[str, Any] = {**vars(TOKENS), "corrupt": TOKENS.clean}
     with pytest.raises(UndefinedError, match="agree at every position"):
-        choose_direction(MODEL, TokenPairs(**fields), RefusalMetric(MODEL, "w73"))
+        choose_direction(MODEL, TokenPairs(**fields), RefusalMetric(MODEL, "w1"))
+
+
+def test_a_metric_that_falls_with_the_behaviour_is_refused():
+    with pytest.raises(UndefinedError, match="not higher on the clean prompts"):
+        choose_direction(MODEL, TOKENS, RefusalMetric(MODEL, "w73"), null_draws=1)
+
+
+def test_one_pair_leaves_nothing_to_hold_out():
+    one = choose_direction(MODEL, TOKENS.select([1]), RefusalMetric(MODEL, "w72"), max_kl=10.0, null_draws=1)
+    assert one.held_out.isnan().all()

@@ -80,7 +80,7 @@ def test_groups_are_unions_of_patches(says: Callable[..., None]):
     summary = found.to_summary()
     assert len(summary) == 2 * 2 * 3
     assert (summary["necessary"] == (summary["mean"] >= 0.5)).all()
-    assert set(summary["layers"]) == {"L0–L1", "L3–L3"}
+    assert set(summary["layers"]) == {"L0–L1", "L3"}
     says(found.figure(), MODEL.name)
 
 

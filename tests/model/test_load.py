@@ -97,7 +97,8 @@ def test_an_unknown_name_with_its_near_match():
 
 
 def test_an_empty_name():
-    assert "config.json" in _refused("") or "''" in _refused("")
+    assert "name is empty" in _refused("")
+    assert "name is empty" in _refused("  ")
 
 
 def test_an_empty_folder(tmp_path: Path):

@@ -50,12 +50,14 @@ def direction_section(result: DirectionChoice) -> Section:
     gap = result.clean - result.corrupt
     chosen = records(table[table["chosen"]])[0]
     removed = (result.clean - chosen["bypass"]) / gap
-    null = (result.clean - float(result.null_bypass.mean())) / gap
+    null = (result.clean - float(result.null_bypass.min())) / gap
+    tried = int(table["bypass"].notna().sum())
     undefined = int(table["bypass"].isna().sum())
     return Section(
         "direction", "The direction",
         f"The difference of means entering layer {result.layer} at position {result.position}, ablated everywhere, removes "
-        f"{removed:.0%} of the metric's gap; {len(result.null_bypass)} random directions remove {null:.0%} on average.",
+        f"{removed:.0%} of the metric's gap (the best of {tried} candidates); the best of {len(result.null_bypass)} random "
+        f"directions removes {null:.0%}.",
         {"direction": result.figure()},
         "Each cell is one candidate (layer × position); the dot marks the chosen one: lowest metric of the clean prompts "
         f"among candidates that raise the corrupt prompts' metric when added and whose KL there is at most {result.max_kl}.",

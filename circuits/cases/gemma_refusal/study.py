@@ -66,7 +66,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
     step = progress.step
     chosen = step(
         "direction", lambda: choose_direction(model, tokens, metric, max_kl=args.max_kl, seed=args.seed),
-        lambda r: f"layer {r.layer}, position {r.position}",
+        lambda r: f"entering layer {r.layer}, position {rules.minus(str(r.position))}",
     )  # fmt: skip
     save(out / "data", {"direction": chosen})
     acts = step(
