@@ -71,8 +71,8 @@ def position_labels(frame: pd.DataFrame) -> tuple[dict[int, str], list[int]]:
     """Tick label of every position of such a frame, and the positions that hold template tokens in all pairs."""
     labels: dict[int, str] = {}
     muted: list[int] = []
-    for pos, here in frame.groupby("pos"):
-        at = int(pos)  # type: ignore[arg-type]  groupby keys are typed as scalars
+    for at in sorted(set(frame["pos"].tolist())):
+        here = frame[frame["pos"] == at]
         tokens = here["token"].unique()
         subject = (here["role"] == "subject").all()
         labels[at] = "‹subject›" if subject else str(tokens[0]) if len(tokens) == 1 else "·"

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from circuits.draw import attention_grid
 from circuits.engine import capture
-from circuits.frames import long_frame, summary
+from circuits.frames import long_frame, records, summary
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.result import Result
@@ -77,11 +77,8 @@ class HeadClasses(Result):
 
     def sets(self) -> dict[str, tuple[Site, ...]]:
         """The sets the write-up patches: direct, diagonal, both, and all other heads. Empty sets are left out."""
-        table = self.to_summary()
-        by_class = {
-            name: tuple(head(int(r.layer), int(r.head)) for r in table[table["klass"] == name].itertuples())  # type: ignore[arg-type]  rows are typed loosely
-            for name in CLASSES
-        }
+        rows = records(self.to_summary())
+        by_class = {name: tuple(head(r["layer"], r["head"]) for r in rows if r["klass"] == name) for name in CLASSES}
         found = {
             "direct": by_class["direct"],
             "diagonal": by_class["diagonal"],
@@ -99,15 +96,15 @@ class HeadClasses(Result):
         """Every head's mean pattern as a small map, ordered by class and score."""
         import pandas as pd
 
-        table = self.to_summary().set_index("label")
+        found = {r["label"]: r for r in records(self.to_summary())}
         labels, muted = position_labels(_token_frame(self.tokens))
         columns = [c for c in range(self.tokens.n_pos) if c - self.tokens.n_pos in labels]
         rows: list[pd.DataFrame] = []
         for i, layer in enumerate(self.layers):
             for h in range(self.pattern.shape[1]):
                 name = head(layer, h).label
-                klass = str(table.loc[name, "klass"])
-                score = float(table.loc[name, klass]) if klass != "other" else float("nan")  # type: ignore[arg-type]
+                klass = found[name]["klass"]
+                score = found[name].get(klass, float("nan"))  # "other" has none
                 frame = long_frame(
                     {"query": list(range(len(columns))), "key": list(range(len(columns)))},
                     {"value": self.pattern[i, h][columns][:, columns].double().numpy()},

@@ -20,6 +20,7 @@ from circuits.measure.heads import HeadPatching
 from circuits.measure.residual import ResidualPatching
 from circuits.measure.writes import Components
 from circuits.report import Section
+from circuits.result import Result
 
 _FRACTION = (
     "Fraction recovered: 0 is the run patched into, 1 the run patched from, per pair and then averaged. Denoising patches "
@@ -216,13 +217,12 @@ def graph_section(nodes: pd.DataFrame, figure: go.Figure) -> Section:
     )  # fmt: skip
 
 
-def _figures(stem: str, results: Mapping[Direction, object]) -> dict[str, go.Figure]:
-    return {f"{stem}-{direction}": result.figure() for direction, result in results.items()}  # type: ignore[attr-defined]
+def _figures(stem: str, results: Mapping[Direction, Result]) -> dict[str, go.Figure]:
+    return {f"{stem}-{direction}": result.figure() for direction, result in results.items()}
 
 
-def _tables(results: Mapping[Direction, object], by: list[str]) -> pd.DataFrame:
+def _tables(results: Mapping[Direction, Result], by: list[str]) -> pd.DataFrame:
     parts = [
-        summary(result.to_frame(), by, "fraction").assign(direction=direction)  # type: ignore[attr-defined]
-        for direction, result in results.items()
+        summary(result.to_frame(), by, "fraction").assign(direction=direction) for direction, result in results.items()
     ]
     return pd.concat(parts, ignore_index=True)
