@@ -117,7 +117,7 @@ def parser(case: Case) -> argparse.ArgumentParser:
     add("--max-kl", type=float, default=0.1, help="candidate directions that change harmless outputs more are left out")
     add("--out", default=None, help="folder for the report; default: runs/<case>/<model>-<id of the inputs>")
     add("--no-images", action="store_true", help="leave out the figures' still images (PNG, SVG)")
-    add("--figures", default=None, help="also copy the still images to this folder")
+    add("--figures", default=None, help="also copy the still images that README shows to this folder")
     add("--device", default="auto", help="cpu, cuda, …; auto takes CUDA where there is one")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     add("--seed", type=int, default=0, help="of random controls and resamples")

@@ -136,7 +136,8 @@ def test_the_card_covers_two_seeds_and_marks_what_is_not_met(card: dict) -> None
     assert card["runs"][0]["training"] == json.loads((FOLDER / "train_report.json").read_text())
     unmet = [claim for run in card["runs"] for claim in claims(run) if not claim.met]
     assert (FOLDER / "README.md").read_text().count("**not met**") == len(unmet)
-    assert {claim.name for claim in unmet} <= {"right behaviour, held-out subjects"}
+    shipped = {claim.name for claim in claims(card["runs"][0]) if not claim.met}
+    assert shipped <= {"right behaviour, held-out subjects"}
 
 
 def test_bundled_finds_complete_checkpoints() -> None:

@@ -22,7 +22,7 @@ from circuits.cases.gemma_refusal.graph import build, node_frame
 from circuits.draw import network
 from circuits.engine import baseline
 from circuits.engine.sweep import Direction
-from circuits.errors import UndefinedError
+from circuits.errors import OutputError, UndefinedError
 from circuits.frames import summary, undefined
 from circuits.graph import export
 from circuits.measure.attention import classify_heads
@@ -42,6 +42,8 @@ from circuits.result import versions
 from circuits.tables import SIDES
 
 DIRECTIONS: tuple[Direction, Direction] = ("denoise", "noise")
+SHOWN = ("residual-denoise", "groups-noise", "heads-noise")
+"""Figures that README shows."""
 NOT_GEMMA = "A small model trained from scratch on a synthetic grammar: it has Gemma's architecture and is not Gemma."
 
 
@@ -263,5 +265,8 @@ def _manifest(
 
 def _copy_stills(source: Path, target: Path) -> None:
     writable(target)
-    for still in sorted(source.glob("*.png")):
-        shutil.copy2(still, target / still.name)
+    missing = [name for name in SHOWN if not (source / f"{name}.png").is_file()]
+    if missing:
+        raise OutputError(f"no still image of {', '.join(missing)}: kaleido and a browser are needed (see the report)")
+    for name in SHOWN:
+        shutil.copy2(source / f"{name}.png", target / f"{name}.png")
