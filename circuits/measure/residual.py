@@ -57,7 +57,7 @@ class ResidualPatching(Result):
             summary(frame, ["layer", "pos"], "fraction"),
             x="pos", y="layer", value="mean", low="low", high="high", x_labels=labels, muted=muted,
             title=f"Residual stream patched, {self.direction[:-1]}ing",
-            x_title="position (from the end)", y_title="layer entered", unit="fraction recovered",
+            x_title="position (from the end)", y_title="layer entered", unit="fraction recovered", quantile=1.0,
             caption=self.provenance.caption,
         )  # fmt: skip
 
