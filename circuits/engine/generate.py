@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuits.engine.capture import capture
@@ -15,7 +14,7 @@ from circuits.engine.oracle import full_hooks
 from circuits.errors import SiteError
 from circuits.interventions import Cell, Patch
 from circuits.model import Model
-from circuits.model.hooks import hooked
+from circuits.model.hooks import hooked, require_fired
 from circuits.prompts.align import TokenPairs
 
 
@@ -41,15 +40,11 @@ def generate(
     patched = any(isinstance(i, Patch) and i.value is None for i in cell)
     source = capture(model, other, tokens.mask, sites_of([cell])) if patched else None
     bound = bind(model, tokens, cell, source)
-    with hooked(model.parts, full_hooks(bound, tokens.n_pos), n_heads=model.shape.n_heads):
-        return _complete(model, ids, tokens.mask, max_new_tokens, temperature, seed)
-
-
-def complete(
-    model: Model, ids: Int[Tensor, "prompt pos"], mask: Bool[Tensor, "prompt pos"], *, max_new_tokens: int = 32
-) -> list[str]:
-    """Greedy completions of left-padded prompts without any intervention."""
-    return _complete(model, ids, mask, max_new_tokens, 0.0, 0)
+    hooks = full_hooks(bound, tokens.n_pos)
+    with hooked(model.parts, hooks, n_heads=model.shape.n_heads) as fired:
+        completions = _complete(model, ids, tokens.mask, max_new_tokens, temperature, seed)
+    require_fired(hooks, fired, model.name)
+    return completions
 
 
 def _complete(model: Model, ids: Tensor, mask: Tensor, max_new_tokens: int, temperature: float, seed: int) -> list[str]:

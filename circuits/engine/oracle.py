@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuits.engine.edits import Bound, apply
 from circuits.model import Model
-from circuits.model.hooks import Edit, hooked
+from circuits.model.hooks import Edit, hooked, require_fired
 from circuits.sites import Site
 
 
@@ -18,8 +18,11 @@ def cell_logits(
     model: Model, ids: Int[Tensor, "pair pos"], mask: Bool[Tensor, "pair pos"], bound: tuple[Bound, ...]
 ) -> Float[Tensor, "pair d_vocab"]:
     """Logits at the last position of a full forward pass with a bound cell's edits."""
-    with hooked(model.parts, full_hooks(bound, ids.shape[1]), n_heads=model.shape.n_heads):
-        return model.logits(ids, mask, keep=1)[:, -1]
+    hooks = full_hooks(bound, ids.shape[1])
+    with hooked(model.parts, hooks, n_heads=model.shape.n_heads) as fired:
+        logits = model.logits(ids, mask, keep=1)[:, -1]
+    require_fired(hooks, fired, model.name)
+    return logits
 
 
 def full_hooks(bound: tuple[Bound, ...], n_pos: int) -> Mapping[Site, Edit]:

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from circuits.engine.capture import KeysValues, Run
 from circuits.engine.window import Windows
-from circuits.errors import AuditError
 from circuits.model import Model
-from circuits.model.hooks import Edit, hooked
+from circuits.model.hooks import Edit, hooked, require_fired
 from circuits.sites import Site
 
 Rows = Float[Tensor, "row pair pos d_model"]
@@ -146,9 +145,7 @@ class Replay:
         block = self.model.parts.blocks[layer].whole
         with torch.no_grad(), hooked(self.model.parts, hooks, n_heads=self.model.shape.n_heads) as fired:
             out = block(x.flatten(0, 1), **kwargs)
-        silent = [site.label for site in hooks if not fired[site]]
-        if silent:
-            raise AuditError(f"{self.model.name}: hooks at {', '.join(silent)} did not fire; the edit did nothing")
+        require_fired(hooks, fired, self.model.name)
         return (out[0] if isinstance(out, tuple) else out).view_as(x)
 
     def _kwargs(

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from circuits.errors import SiteError
+from circuits.errors import AuditError, SiteError
 from circuits.model.parts import Parts, Side
 from circuits.sites import Site
 
@@ -76,6 +76,13 @@ def _install(
     if side == "in":
         return module.register_forward_pre_hook(before, with_kwargs=True)
     return module.register_forward_hook(after)
+
+
+def require_fired(edits: Mapping[Site, Edit], fired: Mapping[Site, int], model: str) -> None:
+    """Raise AuditError naming the sites whose hook never fired: an edit that does nothing is an error, not a zero."""
+    silent = [site.label for site in edits if not fired.get(site)]
+    if silent:
+        raise AuditError(f"{model}: hooks at {', '.join(silent)} did not fire; the edit did nothing")
 
 
 class _EnoughError(Exception):

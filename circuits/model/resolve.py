@@ -50,7 +50,9 @@ def resolve(name: str) -> Place:
     """
     bundled = bundled_models()
     if not name.strip():
-        raise ModelError(f"the model's name is empty; give a hub id, a folder, or a bundled name ({', '.join(bundled)})")
+        raise ModelError(
+            f"the model's name is empty; give a hub id, a folder, or a bundled name ({', '.join(bundled)})"
+        )
     if name in bundled:
         return Place(name, "bundled", str(bundled[name]))
     folder = Path(name).expanduser()

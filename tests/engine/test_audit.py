@@ -12,7 +12,7 @@ import pytest
 import small_models
 import torch
 
-from circuits.engine import capture, readout, replay, several, single, sweep
+from circuits.engine import capture, generate, readout, replay, several, single, sweep
 from circuits.errors import AuditError
 from circuits.interventions import Cell, Columns, Patch
 from circuits.metrics import LogOdds, RefusalMetric
@@ -21,6 +21,7 @@ from circuits.sites import Site
 
 TOKENS = small_models.uneven()
 CELLS: list[Cell] = [(Patch(Site("attn_out", layer), Columns((p,))),) for layer in range(4) for p in range(5, 10)]
+HOOKED = hooks.hooked
 GROUPS: list[Cell] = [tuple(Patch(Site("mlp_out", layer), "all") for layer in (a, a + 1)) for a in range(3)]
 
 
@@ -111,19 +112,25 @@ def test_a_broken_engine_is_not(what: str, cells: list[Cell], monkeypatch: pytes
         _run(cells)
 
 
+@contextmanager
+def _deaf(parts: Any, edits: Any, *, n_heads: int):
+    del edits
+    with HOOKED(parts, {}, n_heads=n_heads):
+        yield Counter()
+
+
 @pytest.mark.parametrize("cells", [CELLS, GROUPS], ids=["single", "groups"])
 def test_a_hook_that_never_fires_is_an_error(cells: list[Cell], monkeypatch: pytest.MonkeyPatch):
-    right = hooks.hooked
-
-    @contextmanager
-    def deaf(parts: Any, edits: Any, *, n_heads: int):
-        del edits
-        with right(parts, {}, n_heads=n_heads):
-            yield Counter()
-
-    monkeypatch.setattr(replay, "hooked", deaf)
+    monkeypatch.setattr(replay, "hooked", _deaf)
     with pytest.raises(AuditError, match="did not fire"):
         _run(cells)
+
+
+@pytest.mark.parametrize("module", ["generate", "oracle"])
+def test_nor_may_one_be_silent_in_completions_or_in_the_oracle(module: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(import_module(f"circuits.engine.{module}"), "hooked", _deaf)
+    with pytest.raises(AuditError, match="did not fire"):
+        _run(CELLS) if module == "oracle" else generate(small_models.model("llama"), TOKENS, CELLS[0], max_new_tokens=1)
 
 
 def test_numbers_that_are_none_fail(monkeypatch: pytest.MonkeyPatch):
