@@ -1,10 +1,15 @@
 """Interventions are values: what to do, where, at which positions. They carry no behaviour.
 
     Patch(head(9, 6), "last")                       the other run's activation
+    Patch(Site("pattern", 9, 6), "last", keys="subject")    one cell of the attention pattern
+    Patch(Site("mlp_out", 3), value=zeros)          a given value: zero, a mean, another prompt's
     Ablate(Site("mlp_out", 3), direction)           a ← a − α⟨a,v⟩v
     Add(Site("resid_pre", 10), vector, scale=2)     a ← a + scale·vector
     Clamp(Site("resid_pre", 10), direction, 6.0)    a ← a + (value − ⟨a,v⟩)v
     Rotate(Site("resid_pre", 10), plane, degrees)   the part of a in the plane, turned
+
+Directions lie along a site's last axis: d_model for the residual stream, d_head for a head's z, q, k and v. Whatever
+is a vector may be one per pair, [pair, d], and whatever is a number may be one per pair, [pair].
 
 A cell is a tuple of interventions that act together; a sweep is a list of cells. The engine gives them meaning.
 """
@@ -15,15 +20,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import SiteError, UndefinedError
 from circuits.prompts.align import Positions
 from circuits.sites import Site
-
-EDITABLE = ("resid_pre", "resid_post", "attn_out", "mlp_out", "z")
-"""Site kinds that can be overwritten; the others are read."""
 
 
 @final
@@ -35,19 +38,29 @@ class Columns:
 
 
 Where = Positions | Columns
+Vector = Float[Tensor, "*pair size"]
+"""Along a site's last axis; one for all pairs, or one for each."""
+Number = float | Float[Tensor, "*pair"]
+"""One for all pairs, or one for each."""
 
 
-def _check_site(site: Site) -> None:
-    if site.kind not in EDITABLE:
-        raise SiteError(f"{site.label} can be read but not edited; editable: {', '.join(EDITABLE)}")
+def _check(site: Site) -> None:
+    """Directions need an axis of more than one value to lie in."""
+    if site.kind == "pattern":
+        raise SiteError(f"{site.label}: an attention row has no directions; only Patch edits a pattern")
+    if site.kind == "post" and site.index is not None:
+        raise SiteError(f"{site.label}: one neuron is one number; edit it by Patch with a value, or give all neurons")
 
 
-def unit(direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
-    """The direction at norm 1. Raises UndefinedError where the norm is (nearly) zero or not finite."""
-    norm = direction.norm()
-    if not norm.isfinite() or norm < 1e-8:
+def unit(direction: Vector) -> Vector:
+    """The direction at norm 1. Raises UndefinedError where a norm is (nearly) zero or not finite."""
+    norm = direction.norm(dim=-1, keepdim=True)
+    bad = (~norm.isfinite() | (norm < 1e-8)).flatten().nonzero().flatten().tolist()
+    if bad:
+        which = f" (pair {bad[0]})" if direction.ndim > 1 else ""
         raise UndefinedError(
-            f"a direction of norm {norm.item():.1e} has no unit vector; choose another layer or position"
+            f"a direction of norm {norm.flatten()[bad[0]].item():.1e}{which} has no unit vector; "
+            "choose another layer or position"
         )
     return direction / norm
 
@@ -55,14 +68,17 @@ def unit(direction: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
 @final
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Replace by the source run's activation, or by `value` where one is given (broadcast over pairs)."""
+    """Replace by the source run's activation, or by `value` where one is given (broadcast over pairs and positions)."""
 
     site: Site
     positions: Where = "all"
     value: Float[Tensor, ...] | None = None
+    keys: Where | None = None
+    """Of a pattern: which keys of the rows at `positions`; None replaces whole rows. Nothing is renormalised."""
 
     def __post_init__(self) -> None:
-        _check_site(self.site)
+        if self.keys is not None and self.site.kind != "pattern":
+            raise SiteError(f"{self.site.label}: only a pattern has keys")
 
 
 @final
@@ -71,12 +87,12 @@ class Ablate:
     """Remove `alpha` of the component along a direction (normalised here)."""
 
     site: Site
-    direction: Float[Tensor, " d_model"]
+    direction: Vector
     positions: Where = "all"
-    alpha: float = 1.0
+    alpha: Number = 1.0
 
     def __post_init__(self) -> None:
-        _check_site(self.site)
+        _check(self.site)
         object.__setattr__(self, "direction", unit(self.direction))
 
 
@@ -86,12 +102,12 @@ class Add:
     """Add `scale` times a vector, at the vector's own norm."""
 
     site: Site
-    vector: Float[Tensor, " d_model"]
+    vector: Vector
     positions: Where = "all"
-    scale: float = 1.0
+    scale: Number = 1.0
 
     def __post_init__(self) -> None:
-        _check_site(self.site)
+        _check(self.site)
 
 
 @final
@@ -100,12 +116,12 @@ class Clamp:
     """Set the component along a direction (normalised here) to `value`."""
 
     site: Site
-    direction: Float[Tensor, " d_model"]
-    value: float
+    direction: Vector
+    value: Number
     positions: Where = "all"
 
     def __post_init__(self) -> None:
-        _check_site(self.site)
+        _check(self.site)
         object.__setattr__(self, "direction", unit(self.direction))
 
 
@@ -115,14 +131,14 @@ class Rotate:
     """Turn the part of the activation that lies in a plane (two orthonormal rows) by `degrees`, first row to second."""
 
     site: Site
-    plane: Float[Tensor, "2 d_model"]
-    degrees: float
+    plane: Float[Tensor, "*pair 2 size"]
+    degrees: Number
     positions: Where = "all"
 
     def __post_init__(self) -> None:
-        _check_site(self.site)
-        gram = self.plane @ self.plane.T
-        if (gram - gram.new_tensor([[1.0, 0.0], [0.0, 1.0]])).abs().max() > 1e-4:
+        _check(self.site)
+        gram = self.plane @ self.plane.mT
+        if not (gram - torch.eye(2).to(gram)).abs().max() <= 1e-4:
             raise UndefinedError("a plane is two orthonormal rows; orthonormalise them first (linalg.plane)")
 
 

@@ -1,7 +1,8 @@
 """A slow oracle: one prompt at a time, unpadded, in a whole forward pass, with plain PyTorch hooks.
 
 It shares nothing with the engine, so that both can only agree by being right: it finds modules by their names in the
-Hugging Face classes, and writes every edit and metric out as its formula.
+Hugging Face classes (`oracle_modules`), and writes every edit and metric out as its formula. Interventions it reads as
+the values they are.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import oracle_modules as modules
 import torch
 from torch import Tensor
 
 Change = Callable[[Tensor], Tensor]
-"""An activation of one prompt, [pos, d_model] or for z [pos, head, d_head], to its replacement."""
+"""An activation of one prompt, [pos, d], [pos, head, d] or for a pattern [query, head, key], to its replacement."""
 Key = tuple[str, int]
 """("attn_out", 3)"""
-ALL_KINDS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z")
 
 
 @dataclass(frozen=True)
@@ -30,54 +31,113 @@ class Edit:
 
 def run(hf: Any, ids: Tensor, edits: Sequence[Edit] = (), keep: Iterable[Key] = ()) -> tuple[Tensor, dict[Key, Tensor]]:
     """Logits [pos, vocab] of one prompt under edits, and the activations asked for as they are after the edits."""
-    seen: dict[Key, Tensor] = {}
-    keys = list(dict.fromkeys([*((e.kind, e.layer) for e in edits), *keep]))
+    keep, seen = list(keep), {}
+    wanted = {*((e.kind, e.layer) for e in edits), *keep}
 
-    def act(key: Key, activation: Tensor) -> Tensor:
-        x = activation[0]
-        if key[0] == "z":
-            x = x.unflatten(-1, (hf.config.num_attention_heads, -1))
-        for edit in edits:
-            if (edit.kind, edit.layer) == key:
-                x = edit.change(x.clone())
-        seen[key] = x.clone()
-        return (x.flatten(-2) if key[0] == "z" else x)[None]
+    def through(key: Key) -> Change:
+        def act(x: Tensor) -> Tensor:
+            for edit in edits:
+                if (edit.kind, edit.layer) == key:
+                    x = edit.change(x.clone())
+            seen[key] = x.clone()
+            return x
 
+        return act
+
+    changes = {key: through(key) for key in sorted(wanted, key=lambda key: (key[1], modules.KINDS.index(key[0])))}
+    of_weights = {layer: _viewed(hf, "pattern", act) for (kind, layer), act in changes.items() if kind == "pattern"}
     with ExitStack() as stack, torch.no_grad():
-        for key in keys:
-            stack.callback(_hook(hf, key, act).remove)
+        stack.enter_context(modules.weights_through(hf, of_weights))
+        for (kind, layer), act in changes.items():
+            for hook in _hooks(hf, kind, layer, act):
+                stack.callback(hook.remove)
         logits = hf(input_ids=ids[None], use_cache=False).logits[0]
     return logits, {key: seen[key] for key in keep}
 
 
-def _hook(hf: Any, key: Key, act: Callable[[Key, Tensor], Tensor]) -> Any:
-    kind, layer = key
-    block = hf.model.layers[layer]
-    post_norms = "Gemma2" in type(hf).__name__
+def _hooks(hf: Any, kind: str, layer: int, act: Change) -> list[Any]:
+    match kind:
+        case "pattern":
+            return []  # not reached by hooks
+        case "result":
+            return [_result(hf, layer, act)]
+        case "resid_mid":
+            return _resid_mid(hf, layer, act)
+        case _ if kind in modules.INPUTS:
+            return [_on_input(modules.module(hf, kind, layer), _viewed(hf, kind, act))]
+        case _:
+            return [_on_output(modules.module(hf, kind, layer), _viewed(hf, kind, act))]
 
-    def into(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+
+def _viewed(hf: Any, kind: str, act: Change) -> Change:
+    """A module's tensor with the activation in it replaced, and whatever else it holds left as it is."""
+
+    def change(given: Tensor) -> Tensor:
+        new = given.clone()
+        activation = modules.view(hf, kind, new)
+        activation.copy_(act(activation.clone()))
+        return new
+
+    return change
+
+
+def _on_input(module: Any, change: Change) -> Any:
+    def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if args:
-            return (act(key, args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": act(key, kwargs["hidden_states"])}
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
 
-    def out_of(_: Any, __: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (act(key, output[0]), *output[1:])
-        return act(key, output)
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
 
-    if kind == "resid_pre":
-        return block.register_forward_pre_hook(into, with_kwargs=True)
-    if kind == "z":
-        return block.self_attn.o_proj.register_forward_pre_hook(into, with_kwargs=True)
-    if kind == "resid_mid":
-        norm = block.pre_feedforward_layernorm if post_norms else block.post_attention_layernorm
-        return norm.register_forward_pre_hook(into, with_kwargs=True)
-    module = {
-        "resid_post": block,
-        "attn_out": block.post_attention_layernorm if post_norms else block.self_attn,
-        "mlp_out": block.post_feedforward_layernorm if post_norms else block.mlp,
-    }[kind]
-    return module.register_forward_hook(out_of)
+
+def _on_output(module: Any, change: Change) -> Any:
+    def hook(_: Any, __: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    return module.register_forward_hook(hook)
+
+
+def _result(hf: Any, layer: int, act: Change) -> Any:
+    """Head h writes z_h W_O^h; what changes in it is added to what the projection gives."""
+
+    w_o = modules.w_o(hf, layer)
+
+    def hook(_: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
+        z = modules.view(hf, "z", args[0])
+        written = torch.stack([z[:, h] @ w_o[h] for h in range(len(w_o))], 1)
+        return output + (act(written) - written).sum(1)
+
+    return modules.module(hf, "z", layer).register_forward_hook(hook)
+
+
+def _resid_mid(hf: Any, layer: int, act: Change) -> list[Any]:
+    """mid = pre + attn_out has no module of its own: attention adds what makes it the one wanted."""
+    if modules.parallel(hf):
+        raise ValueError("attention and MLP are parallel: there is no resid_mid")
+    pre: list[Tensor] = []
+
+    def remember(x: Tensor) -> Tensor:
+        pre[:] = [x]
+        return x
+
+    def add(attn_out: Tensor) -> Tensor:
+        return act((pre[0] + attn_out)[0])[None] - pre[0]
+
+    return [
+        _on_input(modules.module(hf, "resid_pre", layer), remember),
+        _on_output(modules.module(hf, "attn_out", layer), add),
+    ]
+
+
+def kinds(hf: Any) -> list[str]:
+    """The activations that this architecture has."""
+    return [kind for kind in modules.KINDS if not (kind == "resid_mid" and modules.parallel(hf))]
+
+
+def keys(hf: Any) -> list[Key]:
+    """All activations of all layers."""
+    layers = range(hf.config.num_hidden_layers)
+    return [("embed", 0), *((kind, layer) for layer in layers for kind in kinds(hf) if kind != "embed")]
 
 
 def patterns(hf: Any, ids: Tensor) -> list[Tensor]:
@@ -89,26 +149,33 @@ def patterns(hf: Any, ids: Tensor) -> list[Tensor]:
 # --- edits, as formulas -----------------------------------------------------------------------------------------------
 
 
-def patch(positions: Iterable[int], value: Tensor, head: int | None = None) -> Change:
-    """a[p] becomes value[p]; of one head if one is given."""
+def patch(
+    positions: Iterable[int], value: Tensor, index: int | None = None, at_keys: Iterable[int] | None = None
+) -> Change:
+    """a[p] becomes value[p]; of one head or neuron if one is given, and of a pattern's row at some keys alone."""
+    every = slice(None)
+    wanted = [every] if at_keys is None else list(at_keys)
 
     def change(x: Tensor) -> Tensor:
         for p in positions:
-            if head is None:
-                x[p] = value[p]
-            else:
-                x[p, head] = value[p, head]
+            for k in wanted:
+                at = (p, every if index is None else index, k)[: x.ndim]
+                x[at] = value[at]
         return x
 
     return change
 
 
-def formula(positions: Iterable[int], f: Callable[[Tensor], Tensor]) -> Change:
-    """a[p] becomes f(a[p]), vector by vector."""
+def formula(positions: Iterable[int], f: Callable[[Tensor], Tensor], index: int | None = None) -> Change:
+    """a[p] becomes f(a[p]), vector by vector: of one head if one is given, of each head if the activation has heads."""
 
     def change(x: Tensor) -> Tensor:
         for p in positions:
-            x[p] = f(x[p])
+            if x.ndim == 2:
+                x[p] = f(x[p])
+            else:
+                for h in range(x.shape[1]) if index is None else [index]:
+                    x[p, h] = f(x[p, h])
         return x
 
     return change
@@ -161,7 +228,7 @@ class PairOracle:
     """One pair of an aligned set, without its padding: base and source ids, and where columns lie in them."""
 
     def __init__(self, hf: Any, tokens: Any, pair: int, direction: str) -> None:
-        self.hf = hf
+        self.hf, self.pair, self.padded = hf, pair, tokens.mask.shape
         real = tokens.mask[pair]
         clean, corrupt = tokens.clean[pair][real], tokens.corrupt[pair][real]
         self.base, self.source = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
@@ -169,26 +236,72 @@ class PairOracle:
         self.pad = tokens.n_pos - self.length
         (different,) = (clean != corrupt).nonzero(as_tuple=True)
         self.subject = int(different)
-        layers = range(hf.config.num_hidden_layers)
-        _, self.of_source = run(hf, self.source, keep=[(kind, layer) for kind in ALL_KINDS for layer in layers])
+        _, self.of_source = run(hf, self.source, keep=keys(hf))
 
     def positions(self, where: Any) -> list[int]:
-        """A position name, an integer or ("column", c) to indices in the unpadded prompt; none for padding."""
-        if where == "subject":
-            return [self.subject]
-        if where == "post_subject":
-            return list(range(self.subject + 1, self.length - 1))
-        if where == "last":
-            return [self.length - 1]
-        if where == "all":
-            return list(range(self.length))
-        if isinstance(where, tuple):
-            column = where[1] - self.pad
-            return [column] if column >= 0 else []
-        return [where % self.length]
+        """Positions as an intervention says them, or ("column", c), as indices in the unpadded prompt."""
+        named = {
+            "subject": [self.subject],
+            "post_subject": list(range(self.subject + 1, self.length - 1)),
+            "last": [self.length - 1],
+            "all": list(range(self.length)),
+        }
+        if isinstance(where, str):
+            return named[where]
+        if isinstance(where, int):
+            return [where % self.length]
+        if isinstance(where, tuple) and where[0] == "column":
+            return self._in_prompt(where[1:])
+        columns = getattr(where, "columns", None)
+        return [p % self.length for p in where] if columns is None else self._in_prompt(columns)
 
-    def from_source(self, kind: str, layer: int, where: Any, head: int | None = None) -> Edit:
-        return Edit(kind, layer, patch(self.positions(where), self.of_source[kind, layer], head))
+    def _in_prompt(self, columns: Iterable[int]) -> list[int]:
+        """Columns of the padded prompts, without those that are padding here."""
+        return [c - self.pad for c in columns if c >= self.pad]
+
+    def from_source(self, kind: str, layer: int, where: Any, index: int | None = None, at_keys: Any = None) -> Edit:
+        columns = None if at_keys is None else self.positions(at_keys)
+        return Edit(kind, layer, patch(self.positions(where), self.of_source[kind, layer], index, columns))
+
+    def edits(self, cell: Iterable[Any]) -> list[Edit]:
+        """A cell of interventions, one formula each."""
+        return [self._edit(i) for i in cell]
+
+    def _edit(self, i: Any) -> Edit:
+        site, where = i.site, self.positions(i.positions)
+        match type(i).__name__:
+            case "Patch" if i.value is None:
+                return self.from_source(site.kind, site.layer, i.positions, site.index, i.keys)
+            case "Patch":
+                at_keys = None if i.keys is None else self.positions(i.keys)
+                return Edit(site.kind, site.layer, patch(where, self._given(i), site.index, at_keys))
+            case "Ablate":
+                f = ablated(self._own(i.direction, 1), float(self._own(i.alpha, 0)))
+            case "Add":
+                vector, scale = self._own(i.vector, 1), self._own(i.scale, 0)
+                f = lambda a: a + scale * vector  # noqa: E731  a formula like the others
+            case "Clamp":
+                f = clamped(self._own(i.direction, 1), float(self._own(i.value, 0)))
+            case "Rotate":
+                f = rotated(*self._own(i.plane, 2), float(self._own(i.degrees, 0)))
+            case other:
+                raise ValueError(other)
+        return Edit(site.kind, site.layer, formula(where, f, site.index))
+
+    def _own(self, given: Any, ndim: int) -> Any:
+        """This pair's, of what may be one for all pairs or one for each."""
+        return given[self.pair] if isinstance(given, Tensor) and given.ndim > ndim else given
+
+    def _given(self, i: Any) -> Tensor:
+        """A value that broadcasts to [pair, pos, …] over padded columns, as one laid over this pair's activation."""
+        whole = self.of_source[i.site.kind, i.site.layer]
+        tail = list(whole.shape[1:] if i.site.index is None else whole.shape[2:])
+        if i.site.kind == "pattern":
+            tail[-1] += self.pad
+        value = i.value.broadcast_to((*self.padded, *tail))[self.pair, self.pad :]
+        if i.site.kind == "pattern":
+            value = value[..., self.pad :]
+        return value if i.site.index is None else value.unsqueeze(1).expand(whole.shape)
 
     def logits(self, edits: Sequence[Edit] = (), *, of: Tensor | None = None) -> Tensor:
         """At the last position, of the base prompt unless another is given."""

@@ -16,6 +16,8 @@ from circuits.model import Model, load
 from circuits.prompts import PairSet, TokenPairs
 
 ARCHITECTURES = tiny.ARCHITECTURES
+PARALLEL = ("gpt_neox",)
+"""Attention and MLP read the same residual: there is none between them."""
 
 # Unequal lengths, subjects first, in the middle and second from the last; the column of a subject is another in each.
 UNEVEN = [

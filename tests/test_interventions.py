@@ -8,23 +8,36 @@ import pytest
 import torch
 
 from circuits.errors import SiteError, UndefinedError
-from circuits.interventions import EDITABLE, Ablate, Add, Clamp, Patch, Rotate, ablate_everywhere, unit
-from circuits.sites import HOOK_NAMES, Site
+from circuits.interventions import Ablate, Add, Clamp, Patch, Rotate, ablate_everywhere, unit
+from circuits.sites import Site, neuron
 
 V = torch.tensor([3.0, 0.0, 4.0])
 PLANE = torch.eye(3)[:2]
-READ_ONLY = sorted(set(HOOK_NAMES) - set(EDITABLE))
 
 
-@pytest.mark.parametrize("kind", READ_ONLY)
-def test_what_is_only_read_is_not_edited(kind: Any):
-    site = Site(kind, 0)
+@pytest.mark.parametrize(
+    ("site", "reason"), [(Site("pattern", 0, 1), "has no directions"), (neuron(0, 3), "one neuron is one number")]
+)
+def test_directions_need_an_axis_to_lie_in(site: Site, reason: str):
     for make in (
-        lambda: Patch(site), lambda: Ablate(site, V), lambda: Add(site, V), lambda: Clamp(site, V, 1.0),
-        lambda: Rotate(site, PLANE, 90.0),
+        lambda: Ablate(site, V), lambda: Add(site, V), lambda: Clamp(site, V, 1.0), lambda: Rotate(site, PLANE, 90.0),
     ):  # fmt: skip
-        with pytest.raises(SiteError, match="can be read but not edited"):
+        with pytest.raises(SiteError, match=reason):
             make()
+    assert Patch(site).site == site
+
+
+def test_only_a_pattern_has_keys():
+    assert Patch(Site("pattern", 0, 1), "last", keys="subject").keys == "subject"
+    with pytest.raises(SiteError, match=r"L0\.H1: only a pattern has keys"):
+        Patch(Site("z", 0, 1), keys="subject")
+
+
+def test_one_direction_for_each_pair():
+    both = torch.stack([V, 2 * V])
+    assert torch.allclose(Ablate(Site("resid_pre", 1), both).direction, torch.stack([V, V]) / 5)
+    with pytest.raises(UndefinedError, match=r"pair 1"):
+        unit(torch.stack([V, 0 * V]))
 
 
 def test_directions_are_normalised_and_vectors_are_not():

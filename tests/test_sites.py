@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuits.errors import SiteError
-from circuits.sites import HOOK_NAMES, Site, head, parse
+from circuits.sites import HEADED, HOOK_NAMES, Site, head, neuron, parse
 
 KINDS = st.sampled_from(sorted(HOOK_NAMES))
 
@@ -26,6 +26,10 @@ def test_so_are_heads(layer: int, index: int):
     assert parse(head(layer, index).label) == head(layer, index)
     assert head(layer, index).whole == Site("z", layer)
     assert head(layer, index).hook_name == Site("z", layer).hook_name
+    for kind in (*HEADED, "post"):
+        site = Site(kind, layer, index)  # type: ignore[arg-type]
+        assert parse(site.label) == site
+        assert site.whole == Site(kind, layer)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -37,13 +41,17 @@ def test_so_are_heads(layer: int, index: int):
         ("L8.attn_out", Site("attn_out", 8)),
         ("L0.resid_pre", Site("resid_pre", 0)),
         ("embed", Site("embed")),
+        ("L9.k[0]", Site("k", 9, 0)),
+        ("L9.pattern[6]", Site("pattern", 9, 6)),
+        ("L9.pattern", Site("pattern", 9)),
+        ("L3.N127", neuron(3, 127)),
     ],
 )
 def test_spellings(label: str, site: Site):
     assert parse(label) == site
 
 
-@pytest.mark.parametrize("label", ["", "L9", "9.6", "L9.H", "L-1.H2", "L9.H6 ", "L9.mlp", "l9.H6", "L9.resid"])
+@pytest.mark.parametrize("label", ["", "L9", "9.6", "L9.H", "L-1.H2", "L9.H6 ", "L9.mlp", "L9.embed", "L9.H", "L9.N", "L9.k[", "l9.H6", "L9.resid"])
 def test_what_is_no_site(label: str):
     with pytest.raises(SiteError, match="L9.H6|known:"):
         parse(label)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from circuits.engine.finite import require_finite
 from circuits.errors import ModelError
 from circuits.model import Model
 from circuits.model.hooks import Edit, hooked, recorded
@@ -34,7 +35,7 @@ class Run:
     kv: tuple[KeysValues, ...]
     """Keys (rotated) and values of every block, none cut to a sliding window; empty where only patched from."""
     seen: dict[Site, Float[Tensor, ...]]
-    """Activations of the sites asked for; heads' z as [pair, pos, head, d_head]."""
+    """Activations of the sites asked for, whole: [pair, pos, …], heads apart."""
     last_logits: Float[Tensor, "pair d_vocab"]
     """What the Hugging Face forward gives at the last position; of a run that is only patched from, empty as well."""
 
@@ -57,7 +58,7 @@ def capture(
     with (
         torch.no_grad(),
         recorded(model.parts) as calls,
-        hooked(model.parts, wanted, n_heads=model.shape.n_heads),
+        hooked(model.parts, wanted),
     ):
         logits = model.hf(
             input_ids=tokens, attention_mask=mask.long(), position_ids=position_ids(mask),
@@ -65,10 +66,11 @@ def capture(
         ).logits  # fmt: skip
     resid = tuple(call.pop("hidden_states") for call in calls)
     calls.pop()
+    require_finite(model, resid, tokens, mask)
     for call in calls:
         if call.get("attention_mask") is None:
             raise ModelError(f"{model.name}: blocks are not given an attention mask; load it with eager attention")
-        call.pop("past_key_values", None)
+        call.pop(model.parts.blocks[0].cache_name, None)
     return Run(
         tokens=tokens, mask=mask, resid=resid, calls=tuple(_shared(call) for call in calls),
         kv=tuple(_keys_values(layer) for layer in cache.layers), seen=seen, last_logits=logits[:, -1],
@@ -79,10 +81,13 @@ def _keys_values(layer: Any) -> KeysValues:
     return layer.keys, layer.values
 
 
-def embedded(model: Model, run: Run, tokens: Int[Tensor, "pair pos"]) -> Float[Tensor, "pair pos d_model"]:
-    """The residual entering block 0 for other tokens of the same mask: the model is left as soon as it is known."""
-    with torch.no_grad(), recorded(model.parts, stop=True) as calls:
-        model.hf(input_ids=tokens, attention_mask=run.mask.long(), position_ids=position_ids(run.mask), use_cache=False)
+def embedded(
+    model: Model, mask: Bool[Tensor, "row pos"], tokens: Int[Tensor, "row pos"], edit: Edit | None = None
+) -> Float[Tensor, "row pos d_model"]:
+    """The residual entering block 0, with the embedding edited or read: the model is left as soon as it is known."""
+    edits = {} if edit is None else {Site("embed"): edit}
+    with torch.no_grad(), hooked(model.parts, edits), recorded(model.parts, stop=True) as calls:
+        model.hf(input_ids=tokens, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False)
     return calls[0]["hidden_states"]
 
 

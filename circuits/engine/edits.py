@@ -2,36 +2,38 @@
 
 `bind` resolves a cell against prompts and a source run: positions become a mask over [pair, pos], the source's
 activation is looked up, and `resid_post` of block l becomes the residual entering block l + 1. `apply` then edits any
-window of positions of any number of rows; replay, oracle and generation all call it.
+window of positions; replay, oracle and generation all call it.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import assert_never, final
+from typing import final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.engine.capture import Run
+from circuits.engine.transform import fits, moved, of_pair, transform
+from circuits.engine.window import At
 from circuits.errors import SiteError
-from circuits.interventions import Ablate, Add, Cell, Clamp, Columns, Intervention, Patch, Rotate, Where
+from circuits.interventions import Cell, Columns, Intervention, Patch, Where
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
-from circuits.sites import Site
+from circuits.sites import ORDER, Site
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """One intervention, ready to act. `site` is whole; `stage` orders it within the forward pass."""
+    """One intervention, ready to act. `site` is whole; `index` is its head or neuron."""
 
     intervention: Intervention
     site: Site
-    head: int | None
+    index: int | None
     mask: Bool[Tensor, "pair pos"]
+    keys: Bool[Tensor, "pair key"] | None
     everywhere: bool
     """Positions were "all": tokens generated later are edited too (except by Patch, whose source has none)."""
     value: Float[Tensor, ...] | None
@@ -55,8 +57,9 @@ class Bound:
         """The same edit for one pair alone, which stands in row `row` of a batch of `n_rows`."""
         mask = self.mask.new_zeros(n_rows, self.mask.shape[1])
         mask[row] = self.mask[pair]
+        keys = None if self.keys is None else self.keys[pair].expand(n_rows, -1)
         value = None if self.value is None else self.value[pair].expand(n_rows, *self.value.shape[1:])
-        return replace(self, mask=mask, value=value)
+        return replace(self, mask=mask, keys=keys, value=value, intervention=of_pair(self.intervention, pair))
 
     @property
     def first(self) -> int | None:
@@ -76,28 +79,42 @@ def bind(
 ) -> tuple[Bound, ...]:
     """Resolve a cell. Patches from the source run skip columns before `skip_before`, where the two runs are the same.
 
-    Raises SiteError: a layer, head or position that does not exist, or a patch without a source run.
+    In the order in which they act. Raises SiteError as `check` does, and for a patch without a source run.
     """
-    return tuple(_bind(model, tokens, intervention, source, skip_before) for intervention in cell)
+    check(model, tokens, cell)
+    bound = (_bind(model, tokens, intervention, source, skip_before) for intervention in cell)
+    return tuple(sorted(bound, key=lambda b: (b.site.layer, ORDER[b.site.kind])))
 
 
 def check(model: Model, tokens: TokenPairs, cell: Cell) -> None:
-    """What can be wrong with a cell before anything is run. Raises SiteError as `bind` does."""
+    """What can be wrong with a cell before anything is run.
+
+    Raises SiteError: a layer, head or position that does not exist, a value or direction whose shape does not fit.
+    """
     for i in cell:
         model.parts.locate(i.site)
-        if i.site.head is not None and not 0 <= i.site.head < model.shape.n_heads:
-            raise SiteError(f"{i.site.label}: this model has heads 0 to {model.shape.n_heads - 1}")
+        count = model.shape.count(i.site)
+        if i.site.index is not None and not 0 <= i.site.index < count:
+            what = {"post": "neurons", "k": "key-value heads", "v": "key-value heads"}.get(i.site.kind, "heads")
+            raise SiteError(f"{i.site.label}: this model has {what} 0 to {count - 1}")
         _mask(tokens, i.positions)
-        if isinstance(i, Patch) and i.value is not None:
-            _broadcast(i.value, i.site, tokens, model)
+        tail = model.shape.tail(i.site, tokens.n_pos)
+        if isinstance(i, Patch):
+            if i.keys is not None:
+                _mask(tokens, i.keys)
+            if i.value is not None:
+                _broadcast(i.value, i.site, tokens, model)
+        else:
+            fits(i, tail[-1], tokens.n_pairs)
 
 
 def _bind(model: Model, tokens: TokenPairs, i: Intervention, source: Run | None, skip_before: int) -> Bound:
-    check(model, tokens, (i,))
     site = i.site
     mask = _mask(tokens, i.positions).to(model.device)
     value: Tensor | None = None
+    keys: Tensor | None = None
     if isinstance(i, Patch):
+        keys = None if i.keys is None else _mask(tokens, i.keys).to(model.device)
         if i.value is not None:
             value = _broadcast(i.value, site, tokens, model)
         elif source is None:
@@ -105,33 +122,23 @@ def _bind(model: Model, tokens: TokenPairs, i: Intervention, source: Run | None,
         else:
             value = activation_of(source, site)
             mask[:, :skip_before] = False
-    kind = site.kind
-    whole = Site("resid_pre", site.layer + 1) if kind == "resid_post" else site.whole
-    moved = _to(i, model)
-    return Bound(moved, whole, site.head, mask, everywhere=i.positions == "all", value=value)
+    whole = Site("resid_pre", site.layer + 1) if site.kind == "resid_post" else site.whole
+    everywhere = isinstance(i.positions, str) and i.positions == "all"
+    return Bound(moved(i, model), whole, site.index, mask, keys, everywhere, value)
 
 
 def activation_of(run: Run, site: Site) -> Float[Tensor, "pair pos ..."]:
     """What a run kept of a site, or of one of its heads."""
     if site.kind in ("resid_pre", "resid_post"):
         return run.resid[site.layer + (site.kind == "resid_post")]
-    whole = run.seen[site.whole]
-    return whole if site.head is None else whole[..., site.head, :]
+    return _indexed(run.seen[site.whole], site)
 
 
-def _to(i: Intervention, model: Model) -> Intervention:
-    """The same intervention with its tensors on the model's device and in its dtype."""
-    match i:
-        case Patch():
-            return i
-        case Ablate() | Clamp():
-            return replace(i, direction=i.direction.to(model.device, model.dtype))
-        case Add():
-            return replace(i, vector=i.vector.to(model.device, model.dtype))
-        case Rotate():
-            return replace(i, plane=i.plane.to(model.device, model.dtype))
-        case _ as never:
-            assert_never(never)
+def _indexed(whole: Float[Tensor, "pair pos ..."], site: Site) -> Float[Tensor, "pair pos ..."]:
+    """One head of it, or one neuron (its axis stays, of length one)."""
+    if site.index is None:
+        return whole
+    return whole[..., site.index, :] if site.has_heads else whole[..., site.index, None]
 
 
 def _mask(tokens: TokenPairs, where: Where) -> Bool[Tensor, "pair pos"]:
@@ -148,54 +155,36 @@ def _mask(tokens: TokenPairs, where: Where) -> Bool[Tensor, "pair pos"]:
 def _broadcast(
     value: Float[Tensor, ...], site: Site, tokens: TokenPairs, model: Model
 ) -> Float[Tensor, "pair pos ..."]:
-    """A given value, as one per pair and position. Raises SiteError where its shape fits neither."""
-    size = model.shape.d_head if site.kind == "z" else model.shape.d_model
-    tail = (model.shape.n_heads, size) if site.kind == "z" and site.head is None else (size,)
+    """A given value, as one per pair and position. Raises SiteError where its shape fits neither or it is not finite."""
+    shape = (*tokens.mask.shape, *model.shape.tail(site, tokens.n_pos))
+    if not value.isfinite().all():
+        raise SiteError(f"{site.label}: the value to patch is not finite")
     try:
-        return value.to(model.device, model.dtype).broadcast_to((*tokens.mask.shape, *tail))
+        return value.to(model.device, model.dtype).broadcast_to(shape)
     except RuntimeError as error:
-        raise SiteError(
-            f"{site.label}: a value of shape {tuple(value.shape)} does not broadcast to {(*tokens.mask.shape, *tail)}"
-        ) from error
+        raise SiteError(f"{site.label}: a value of shape {tuple(value.shape)} does not broadcast to {shape}") from error
 
 
-def apply(bound: Bound, activation: Float[Tensor, ...], columns: Int[Tensor, " pos"]) -> Float[Tensor, ...]:
-    """Edit an activation [pair, pos, d_model], or z [pair, pos, head, d_head], on some columns; rows may come before.
+def apply(bound: Bound, activation: Float[Tensor, "pair pos ..."], at: At) -> Float[Tensor, "pair pos ..."]:
+    """Edit what a site is on some columns: [pair, pos, d_model], or [pair, pos, head, …].
 
     Returns a new tensor; the input is left as it is.
     """
-    old = activation if bound.head is None else activation[..., bound.head, :]
-    where = bound.mask[:, columns, None]
-    if bound.site.kind == "z" and bound.head is None:
-        where = where[..., None]
-    value = None if bound.value is None else bound.value[:, columns]
-    new = torch.where(where, _transform(bound.intervention, old, value), old)
-    if bound.head is None:
+    if bound.site.kind == "pattern":
+        return at.packed(_apply(bound, at.by_column(activation), at), activation)
+    return _apply(bound, activation, at)
+
+
+def _apply(bound: Bound, activation: Float[Tensor, "pair pos ..."], at: At) -> Float[Tensor, "pair pos ..."]:
+    old = _indexed(activation, replace(bound.site, index=bound.index))
+    where = bound.mask[:, at.columns]
+    where = where.view(*where.shape, *[1] * (old.ndim - 2))
+    if bound.keys is not None:
+        where = where & bound.keys.view(len(bound.keys), *[1] * (old.ndim - 2), -1)
+    value = None if bound.value is None else bound.value[:, at.columns]
+    new = torch.where(where, transform(bound.intervention, old, value), old)
+    if bound.index is None:
         return new
     edited = activation.clone()
-    edited[..., bound.head, :] = new
+    _indexed(edited, replace(bound.site, index=bound.index)).copy_(new)
     return edited
-
-
-def _transform(
-    i: Intervention, old: Float[Tensor, "... d_model"], value: Tensor | None
-) -> Float[Tensor, "... d_model"]:
-    match i:
-        case Patch():
-            if value is None:
-                raise SiteError(f"{i.site.label}: this patch was not given what to patch")
-            return value.to(old.dtype).expand_as(old)
-        case Ablate():
-            return old - i.alpha * (old @ i.direction)[..., None] * i.direction
-        case Add():
-            return old + i.scale * i.vector
-        case Clamp():
-            return old + (i.value - old @ i.direction)[..., None] * i.direction
-        case Rotate():
-            turn = math.radians(i.degrees)
-            inside = old @ i.plane.T
-            c, s = math.cos(turn), math.sin(turn)
-            matrix = old.new_tensor([[c, -s], [s, c]])
-            return old + (inside @ matrix.T - inside) @ i.plane
-        case _ as never:
-            assert_never(never)

@@ -41,7 +41,7 @@ def generate(
     source = capture(model, other, tokens.mask, sites_of([cell])) if patched else None
     bound = bind(model, tokens, cell, source)
     hooks = full_hooks(bound, tokens.n_pos)
-    with hooked(model.parts, hooks, n_heads=model.shape.n_heads) as fired:
+    with hooked(model.parts, hooks) as fired:
         completions = _complete(model, ids, tokens.mask, max_new_tokens, temperature, seed)
     require_fired(hooks, fired, model.name)
     return completions

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.engine.edits import Bound, apply
+from circuits.engine.window import At
 from circuits.model import Model
 from circuits.model.hooks import Edit, hooked, require_fired
 from circuits.sites import Site
@@ -19,7 +20,7 @@ def cell_logits(
 ) -> Float[Tensor, "pair d_vocab"]:
     """Logits at the last position of a full forward pass with a bound cell's edits."""
     hooks = full_hooks(bound, ids.shape[1])
-    with hooked(model.parts, hooks, n_heads=model.shape.n_heads) as fired:
+    with hooked(model.parts, hooks) as fired:
         logits = model.logits(ids, mask, keep=1)[:, -1]
     require_fired(hooks, fired, model.name)
     return logits
@@ -38,11 +39,11 @@ def full_hooks(bound: tuple[Bound, ...], n_pos: int) -> Mapping[Site, Edit]:
     def at(edits: list[Bound]) -> Edit:
         def edit(activation: Tensor) -> Tensor:
             for b in edits:
-                columns = torch.arange(activation.shape[1])
-                if len(columns) == n_pos:
-                    activation = apply(b, activation, columns)
+                at = At(torch.arange(activation.shape[1]))
+                if activation.shape[1] == n_pos:
+                    activation = apply(b, activation, at)
                 elif b.everywhere and b.value is None:
-                    activation = apply(b.grown(activation), activation, columns)
+                    activation = apply(b.grown(activation), activation, at)
             return activation
 
         return edit

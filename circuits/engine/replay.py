@@ -19,15 +19,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.engine.capture import KeysValues, Run
-from circuits.engine.window import Windows
+from circuits.engine.window import At, Windows
 from circuits.model import Model
 from circuits.model.hooks import Edit, hooked, require_fired
-from circuits.sites import Site
+from circuits.sites import ORDER, Site
 
 Rows = Float[Tensor, "row pair pos d_model"]
 Last = Float[Tensor, "row pair group d_model"]
 """At the last column of every window."""
-Columns = Int[Tensor, " pos"]
 RowKeysValues = tuple[Float[Tensor, "row kv_head key d_head"], Float[Tensor, "row kv_head key d_head"]]
 """Of every row and pair (flattened): the base run's prefix, then the packed columns."""
 Enter = Callable[[int, slice], Rows]
@@ -38,13 +37,18 @@ Enter = Callable[[int, slice], Rows]
 class Edits(Protocol):
     """What is edited in the rows of a batch after they have joined."""
 
-    def residual(self, layer: int, x: Rows, columns: Columns) -> Rows:
+    def residual(self, layer: int, x: Rows, at: At) -> Rows:
         """Edit the residual entering a block."""
         ...
 
-    def inside(self, layer: int, n_rows: int, columns: Columns) -> Mapping[Site, Edit]:
+    def inside(self, layer: int, n_rows: int, at: At) -> Mapping[Site, Edit]:
         """What to hook within a block."""
         ...
+
+
+_ALL = frozenset(ORDER)
+_KEYS_VALUES = frozenset(("k", "v"))
+"""Of the last block's two calls the first makes keys and values; the second, at the last column, the rest."""
 
 
 class _KeysKnownError(Exception):
@@ -110,7 +114,7 @@ class Replay:
                 x = torch.cat([x, new[:, :, windows.ends] if ended else new])
                 done = upto
             if edits is not None:
-                x = edits.residual(layer, x, final if ended else windows.columns)
+                x = edits.residual(layer, x, At(final if ended else windows.columns))
             if layer == self.n_layers - 1:
                 x = self._last_block(layer, x, windows, edits)
             elif not ended:
@@ -129,22 +133,24 @@ class Replay:
         if len(windows) == len(windows.starts):  # every window is the last column alone
             return self.block(layer, x, windows, edits)
         stop = _Keys(self.base.kv[layer], prefix, n, stop=True)
-        with contextlib.suppress(_KeysKnownError):
-            self._call(layer, x, windows, torch.arange(len(windows)), prefix, stop, None)
+        self._call(layer, x, windows, torch.arange(len(windows)), prefix, stop, edits, _KEYS_VALUES)
         served = _Keys(self.base.kv[layer], prefix, n, served=stop.known)
-        return self._call(layer, x[:, :, windows.ends], windows, windows.ends, prefix, served, edits)
+        ends = windows.ends
+        return self._call(layer, x[:, :, ends], windows, ends, prefix, served, edits, _ALL - _KEYS_VALUES)
 
     def _call(
         self, layer: int, x: Rows, windows: Windows, queries: Int[Tensor, " pos"], prefix: int, keys: _Keys,
-        edits: Edits | None,
+        edits: Edits | None, kinds: frozenset[str] = _ALL,
     ) -> Rows:  # fmt: skip
         self.token_layers += x.shape[0] * x.shape[1] * x.shape[2]
-        columns = windows.columns[queries]
-        kwargs = self._kwargs(layer, windows, queries, prefix, len(x)) | {"past_key_values": keys, "use_cache": False}
-        hooks = edits.inside(layer, len(x), columns) if edits is not None else {}
-        block = self.model.parts.blocks[layer].whole
-        with torch.no_grad(), hooked(self.model.parts, hooks, n_heads=self.model.shape.n_heads) as fired:
-            out = block(x.flatten(0, 1), **kwargs)
+        block = self.model.parts.blocks[layer]
+        kwargs = self._kwargs(layer, windows, queries, prefix, len(x)) | {block.cache_name: keys, "use_cache": False}
+        at = windows.at(queries, prefix, self.last + 1)
+        hooks = edits.inside(layer, len(x), at) if edits is not None else {}
+        hooks = {site: edit for site, edit in hooks.items() if site.kind in kinds}
+        out: Any = x  # what a call returns that stops at its keys and values
+        with torch.no_grad(), hooked(self.model.parts, hooks) as fired, contextlib.suppress(_KeysKnownError):
+            out = block.whole(x.flatten(0, 1), **kwargs)
         require_fired(hooks, fired, self.model.name)
         return (out[0] if isinstance(out, tuple) else out).view_as(x)
 

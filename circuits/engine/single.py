@@ -2,7 +2,8 @@
 
 Every such patch is one primitive: the residual entering layer k at column p becomes v. A residual site gives v at once;
 a site inside block k − 1 acts on its own column only within that block, so one call of that block on the patched
-columns alone gives v for all of them (all heads, say). From there all rows of all columns travel together.
+columns alone gives v for all of them (all heads, say). From there all rows of all columns travel together. Keys and
+values are the exception: later columns read them within their own block, so their rows join there and are edited in it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from circuits.engine.batches import in_batches, rows_at_once
 from circuits.engine.capture import Run
 from circuits.engine.edits import Bound, apply
 from circuits.engine.readout import Readout
-from circuits.engine.replay import Columns, Replay, Rows
-from circuits.engine.window import Windows, pack
+from circuits.engine.replay import Replay, Rows
+from circuits.engine.window import At, Windows, pack
 from circuits.model.hooks import Edit
-from circuits.sites import Site
+from circuits.sites import ORDER, Site
 
+_READ_LATER = ("k", "v")
+"""Sites that other columns read within their own block."""
 _FULL_ENOUGH = 0.8
 """Share of packed slots that carry a patch, below which columns are run one by one instead."""
 
@@ -38,8 +41,8 @@ class Single:
 
     @property
     def joins(self) -> int:
-        """The layer whose entering residual the patch changes."""
-        return self.bound.site.layer + (self.bound.site.kind != "resid_pre")
+        """The layer whose entering residual the patch changes; that of its own block for keys and values."""
+        return self.bound.site.layer + (self.bound.site.kind not in ("resid_pre", *_READ_LATER))
 
 
 @final
@@ -53,29 +56,38 @@ class _Row:
 
 @final
 @dataclass(frozen=True, eq=False)
-class _OneColumnEach:
-    """Edits for the call of one block on the first column of every window alone."""
+class _Patches:
+    """Edits that make the patches of some kinds of site, each at its place on the packed axis of a call."""
 
     rows: Sequence[_Row]
+    kinds: frozenset[str]
+    places: Sequence[int]
+    """Where the first column of each window stands."""
 
-    def residual(self, layer: int, x: Rows, columns: Columns) -> Rows:
-        del layer, columns
+    def residual(self, layer: int, x: Rows, at: At) -> Rows:
+        del layer, at
         return x
 
-    def inside(self, layer: int, n_rows: int, columns: Columns) -> Mapping[Site, Edit]:
-        def at(site: Site) -> Edit:
+    def inside(self, layer: int, n_rows: int, at: At) -> Mapping[Site, Edit]:
+        here = [
+            (i, w, patch.bound)
+            for i, row in enumerate(self.rows[:n_rows])
+            for w, patch in enumerate(row.patches)
+            if patch is not None and patch.bound.site.layer == layer and patch.bound.site.kind in self.kinds
+        ]
+
+        def edit_of(site: Site) -> Edit:
             def edit(activation: Tensor) -> Tensor:
                 rows = activation.unflatten(0, (n_rows, -1)).clone()
-                for i, row in enumerate(self.rows):
-                    for w, patch in enumerate(row.patches):
-                        if patch is not None and patch.bound.site == site:
-                            rows[i, :, w : w + 1] = apply(patch.bound, rows[i, :, w : w + 1], columns[w : w + 1])
+                for i, w, bound in here:
+                    if bound.site == site:
+                        p = self.places[w]
+                        rows[i, :, p : p + 1] = apply(bound, rows[i, :, p : p + 1], at.only(p))
                 return rows.flatten(0, 1)
 
             return edit
 
-        patches = [p for row in self.rows for p in row.patches if p is not None and p.joins == layer + 1]
-        return {site: at(site) for site in {p.bound.site for p in patches if p.bound.site.kind != "resid_pre"}}
+        return {site: edit_of(site) for site in {bound.site for _, _, bound in here}}
 
 
 def run_singles(
@@ -123,7 +135,8 @@ def _run(
         def enter(layer: int, joining: slice) -> Rows:
             return _enter(replay, windows, batch[joining], layer)
 
-        final = replay.propagate(windows, [row.joins for row in batch], enter)
+        read_later = _Patches(batch, frozenset(_READ_LATER), windows.begins.tolist())
+        final = replay.propagate(windows, [row.joins for row in batch], enter, read_later)
         out = readout(final.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(batch), -1))
         for row, measured in zip(batch, out, strict=True):
             for w, patch in enumerate(row.patches):
@@ -151,18 +164,20 @@ def _enter(replay: Replay, windows: Windows, rows: Sequence[_Row], layer: int) -
     """The residual entering `layer`, with each row's patches made at the first column of their windows."""
     resid = replay.base.resid
     x = resid[layer][:, windows.columns].repeat(len(rows), 1, 1, 1)
-    if any(p is not None and p.bound.site.kind != "resid_pre" for row in rows for p in row.patches):
+    after: Rows | None = None
+    if any(p is not None and p.bound.site.layer < layer for row in rows for p in row.patches):
         # one call of the block below, on the patched columns alone: each is its own window of width one
         first = windows.firsts
         before = resid[layer - 1][:, first.columns].expand(len(rows), -1, -1, -1)
-        after = replay.block(layer - 1, before, first, _OneColumnEach(rows))
-    else:
-        after = None
+        within = _Patches(rows, frozenset(ORDER) - {"resid_pre", *_READ_LATER}, range(len(first)))
+        after = replay.block(layer - 1, before, first, within)
     for i, row in enumerate(rows):
         for w, patch in enumerate(row.patches):
-            at = int(windows.begins[w])
-            if patch is not None and patch.bound.site.kind == "resid_pre":
-                x[i, :, at : at + 1] = apply(patch.bound, x[i, :, at : at + 1], windows.columns[at : at + 1])
-            elif patch is not None and after is not None:
-                x[i, :, at] = after[i, :, w]
+            p = int(windows.begins[w])
+            if patch is None:
+                continue
+            if patch.bound.site.kind == "resid_pre":
+                x[i, :, p : p + 1] = apply(patch.bound, x[i, :, p : p + 1], At(windows.columns[p : p + 1]))
+            elif after is not None and patch.bound.site.layer < layer:
+                x[i, :, p] = after[i, :, w]
     return x

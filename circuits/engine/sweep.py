@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.engine.audit import Certificate, audit
 from circuits.engine.capture import Run, capture
-from circuits.engine.edits import bind, check, sites_of
+from circuits.engine.edits import Bound, bind, check, sites_of
 from circuits.engine.readout import Readout
 from circuits.engine.replay import Replay
 from circuits.engine.several import Several, run_several
@@ -91,7 +91,7 @@ def values(
         bound = tuple(b for b in bound if b.first is not None)
         if not bound:
             continue  # nothing after the first difference: the base value, exactly
-        if len(bound) == 1 and isinstance(bound[0].intervention, Patch) and int(bound[0].mask.sum(-1).max()) == 1:
+        if len(bound) == 1 and _is_single(bound[0]):
             columns = bound[0].mask.any(0).nonzero()[:, 0].tolist()
             singles += [Single(i, bound[0], column) for column in columns]
         else:
@@ -99,3 +99,8 @@ def values(
     run_singles(replay, singles, readout, source, value)
     run_several(replay, several, readout, value)
     return value
+
+
+def _is_single(b: Bound) -> bool:
+    """Whether a bound edit is one patch of one column of each pair, made within the blocks."""
+    return isinstance(b.intervention, Patch) and b.site.kind != "embed" and int(b.mask.sum(-1).max()) == 1

@@ -23,6 +23,41 @@ from torch import Tensor
 
 @final
 @dataclass(frozen=True, eq=False)
+class At:
+    """Which columns a call sees, and, of a pattern, where the key of each column stands among those it is shown."""
+
+    columns: Int[Tensor, " pos"]
+    keys: Int[Tensor, "pos key"] | None = None
+    """For every packed query and column; one beyond the last key where the query sees none. None: keys are columns."""
+
+    def only(self, place: int) -> At:
+        """One place of the packed axis alone."""
+        keys = None if self.keys is None else self.keys[place : place + 1]
+        return At(self.columns[place : place + 1], keys)
+
+    def by_column(self, pattern: Float[Tensor, "*row pos head packed"]) -> Float[Tensor, "*row pos head key"]:
+        """A pattern over packed keys as one over columns, zero where nothing is seen."""
+        if self.keys is None:
+            return pattern
+        return torch.nn.functional.pad(pattern, (0, 1)).gather(-1, self._index(pattern))
+
+    def packed(
+        self, by_column: Float[Tensor, "*row pos head key"], pattern: Float[Tensor, "*row pos head packed"]
+    ) -> Float[Tensor, "*row pos head packed"]:
+        """The same pattern with what `by_column` says, over packed keys again."""
+        if self.keys is None:
+            return by_column
+        room = torch.nn.functional.pad(pattern, (0, 1))
+        return room.scatter(-1, self._index(pattern), by_column)[..., :-1]
+
+    def _index(self, pattern: Tensor) -> Tensor:
+        if self.keys is None:
+            raise ValueError("keys are columns already")
+        return self.keys[:, None].to(pattern.device).expand(*pattern.shape[:-1], -1)
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Windows:
     """Windows of columns `starts[w] … stops[w] - 1`, laid end to end in one packed axis."""
 
@@ -57,6 +92,14 @@ class Windows:
     def firsts(self) -> Windows:
         """The first column of every window, each a window of its own."""
         return Windows(self.starts, tuple(p + 1 for p in self.starts))
+
+    def at(self, queries: Int[Tensor, " query"], prefix: int, n_pos: int) -> At:
+        """What a call of a block on packed `queries` sees, of prompts of `n_pos` columns."""
+        columns, owner = self.columns[queries], self.owner[queries]
+        start, begin = torch.tensor(self.starts)[owner, None], self.begins[owner, None]
+        key = torch.arange(n_pos)[None]
+        own = torch.where(key <= columns[:, None], prefix + begin + key - start, prefix + len(self))
+        return At(columns, torch.where(key < start, key, own))
 
     def __len__(self) -> int:
         """Packed tokens."""

@@ -125,7 +125,7 @@ def _read(name: str) -> dict[str, Scalar]:
     said["kind"] = _SITE_KINDS[site.kind]
     if site.kind != "embed":
         said["layer"] = site.layer
-    return said if site.head is None else said | {"head": site.head}
+    return said if site.index is None else said | {"head": site.index}
 
 
 def _place(name: str, values: Mapping[str, Scalar]) -> tuple[int, int, int, str]:

@@ -128,7 +128,8 @@ def classify_heads(
     chosen: Sequence[int] = model.check_layers(range(model.shape.n_layers) if layers is None else layers)
     sites = [Site("pattern", layer) for layer in chosen]
     run = capture(model, tokens.clean, tokens.mask, sites)
-    pattern = torch.stack([run.seen[site] for site in sites], 1).float().cpu()  # [pair, layer, head, query, key]
+    by_query = torch.stack([run.seen[site] for site in sites], 1).float().cpu()  # [pair, layer, query, head, key]
+    pattern = by_query.transpose(2, 3)
     real = tokens.mask
     first = real.long().argmax(1)
     pair = torch.arange(tokens.n_pairs)

@@ -105,7 +105,7 @@ def patch_head_sets(
     """
     chosen = {name: tuple(heads) for name, heads in sets.items()}
     for name, heads in chosen.items():
-        if not heads or any(h.kind != "z" or h.head is None for h in heads):
+        if not heads or any(h.kind != "z" or h.index is None for h in heads):
             raise SiteError(f"set {name!r} needs heads, e.g. head(8, 7); it has {', '.join(map(str, heads)) or 'none'}")
     drawn, null_of = _random_sets(chosen, model.shape.n_heads, null_draws, seed)
     everything = chosen | drawn

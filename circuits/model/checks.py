@@ -2,9 +2,9 @@
 
 1. logits of the transformer-lens view equal the Hugging Face forward;
 2. resid_pre + attn_out + mlp_out = resid_post in every block;
-3. attention rows sum to one;
-4. hooks bite: zeroing any site of the first, middle or last block changes the logits (that all blocks' sites are what
-   is added to the residual stream is shown by 2).
+3. attention rows sum to one, values mixed by them are z, and the products z W_O add up to what the projection gives:
+   patterns, key-value heads and heads are addressed as the model uses them;
+4. hooks bite: zeroing any site of the first, middle or last block changes the logits.
 
 Each is run on one short sequence. A model that fails is refused with the number that failed.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 """Hugging Face computes softmax and norms in single precision whatever the model's dtype."""
-_BITING: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out", "z")
+_BITING: tuple[SiteKind, ...] = ("resid_pre", "q", "k", "v", "pattern", "z", "result", "attn_out", "post", "mlp_out")
 
 
 def prove(model: Model) -> dict[str, float]:
@@ -40,7 +40,7 @@ def prove(model: Model) -> dict[str, float]:
     with torch.no_grad():
         bridge = model.bridge(tokens, return_type="logits")
     facts = {"logits against transformer-lens": (bridge - logits).abs().max().item() / scale}
-    facts |= _additivity(model, tokens, mask)
+    facts |= _identities(model, tokens, mask)
     for fact, value in facts.items():
         if not value <= tolerance:
             raise ModelError(
@@ -58,7 +58,7 @@ def _probe_tokens(model: Model) -> Int[Tensor, "row pos"]:
     return ids[None].to(model.device)
 
 
-def _additivity(model: Model, tokens: Tensor, mask: Tensor) -> dict[str, float]:
+def _identities(model: Model, tokens: Tensor, mask: Tensor) -> dict[str, float]:
     seen: dict[Site, Tensor] = {}
 
     def keep(site: Site) -> Edit:
@@ -67,16 +67,26 @@ def _additivity(model: Model, tokens: Tensor, mask: Tensor) -> dict[str, float]:
 
         return read
 
-    kinds: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post", "pattern")
+    wanted: tuple[SiteKind, ...] = ("resid_pre", "v", "pattern", "z", "attn_out", "mlp_out", "resid_post")
+    kinds: list[SiteKind] = [kind for kind in wanted if kind not in model.parts.lacking]
     sites = [Site(kind, layer) for layer in range(model.shape.n_layers) for kind in kinds]
-    with hooked(model.parts, {site: keep(site) for site in sites}, n_heads=model.shape.n_heads):
+    with hooked(model.parts, {site: keep(site) for site in sites}):
         model.logits(tokens, mask)
-    adds = rows = 0.0
+    found: dict[str, float] = {}
+    group = model.shape.n_heads // model.shape.n_kv_heads
     for layer in range(model.shape.n_layers):
-        pre, attn, mlp, post, pattern = (seen[Site(kind, layer)] for kind in kinds)
-        adds = max(adds, ((pre + attn + mlp - post).abs().max() / post.abs().max()).item())
-        rows = max(rows, (pattern.sum(-1) - 1).abs().max().item())
-    return {"residual additivity": adds, "attention rows": rows}
+        here: dict[str, Tensor] = {kind: seen[Site(kind, layer)] for kind in kinds}
+        pre, post = here["resid_pre"], here["resid_post"]
+        gaps = {"residual additivity": (pre + here["attn_out"] + here["mlp_out"] - post, post)}
+        if "pattern" in here:
+            gaps["attention rows"] = (here["pattern"].sum(-1) - 1, torch.ones(()))
+        if "pattern" in here and "v" in here:
+            values = here["v"].repeat_interleave(group, 2)
+            mixed = torch.einsum("rqhk,rkhd->rqhd", here["pattern"], values)
+            gaps["values mixed by patterns"] = (mixed - here["z"], here["z"])
+        for fact, (gap, scale) in gaps.items():
+            found[fact] = max(found.get(fact, 0.0), (gap.abs().max() / scale.abs().max()).item())
+    return found
 
 
 def _bite(model: Model, tokens: Tensor, mask: Tensor, logits: Tensor) -> float:
@@ -84,10 +94,11 @@ def _bite(model: Model, tokens: Tensor, mask: Tensor, logits: Tensor) -> float:
         return torch.zeros_like(activation)
 
     smallest = float("inf")
-    for kind in _BITING:
+    kinds: list[SiteKind] = [kind for kind in _BITING if kind not in model.parts.lacking]
+    for kind in kinds:
         for layer in sorted({0, model.shape.n_layers // 2, model.shape.n_layers - 1}):
             site = Site(kind, layer)
-            with hooked(model.parts, {site: zero}, n_heads=model.shape.n_heads) as fired:
+            with hooked(model.parts, {site: zero}) as fired:
                 change: Any = (model.logits(tokens, mask) - logits).abs().max().item()
             if not fired[site] or not change > 0:
                 raise ModelError(f"{model.name}: overwriting {site.label} does not change the logits")

@@ -18,6 +18,7 @@ from circuits.model.checks import prove
 from circuits.model.model import Model, Shape
 from circuits.model.parts import read_parts
 from circuits.model.resolve import DEFAULT_MODEL, Place, bundled_models, resolve
+from circuits.model.weights import ATTENTION
 
 DTypeName = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -71,16 +72,20 @@ def load(
         )
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise ModelError(f"{type(hf).__name__} is not known to transformer-lens: {error}") from error
-    parts = read_parts(raw, bridge.adapter.component_mapping)
+    raw.set_attn_implementation(ATTENTION)
     config = raw.config.get_text_config()
     cap = getattr(config, "final_logit_softcapping", None)
     heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    parts = read_parts(raw, bridge.adapter.component_mapping, n_heads=heads, n_kv_heads=kv_heads, d_head=d_head)
     shape = Shape(
         n_layers=len(parts.blocks),
         n_heads=heads,
-        n_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        n_kv_heads=kv_heads,
         d_model=config.hidden_size,
-        d_head=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        d_head=d_head,
+        d_mlp=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
         d_vocab=parts.unembed.weight.shape[0],  # type: ignore[union-attr]  nn.Module types its attributes loosely
     )
     model = Model(

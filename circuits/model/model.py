@@ -12,6 +12,7 @@ from torch import Tensor
 from circuits.errors import SiteError
 from circuits.model.parts import Parts
 from circuits.model.resolve import Origin
+from circuits.sites import Site
 
 
 @final
@@ -24,7 +25,24 @@ class Shape:
     n_kv_heads: int
     d_model: int
     d_head: int
+    d_mlp: int
     d_vocab: int
+
+    def tail(self, site: Site, n_pos: int) -> tuple[int, ...]:
+        """The axes of a site after [pair, pos]; `n_pos` is how many keys a pattern has."""
+        heads = self.n_kv_heads if site.kind in ("k", "v") else self.n_heads
+        last = {
+            **dict.fromkeys(("q", "k", "v", "z"), self.d_head), "pattern": n_pos, "post": self.d_mlp,
+        }.get(site.kind, self.d_model)  # fmt: skip
+        if site.kind == "post" and site.index is not None:
+            return (1,)
+        return (heads, last) if site.has_heads and site.index is None else (last,)
+
+    def count(self, site: Site) -> int:
+        """How many heads (of k and v: key-value heads; of post: neurons) a site has; 0 where it has none."""
+        if site.kind == "post":
+            return self.d_mlp
+        return 0 if not site.has_heads else self.n_kv_heads if site.kind in ("k", "v") else self.n_heads
 
 
 @final
@@ -101,7 +119,8 @@ class Model:
 
     def __repr__(self) -> str:
         proved = ", ".join(f"{fact} {value:.1e}" for fact, value in self.facts.items())
-        return f"{self.title}\n  {self.shape}\n  proved on load: {proved}"
+        lacking = "".join(f"\n  no {kind}: {reason}" for kind, reason in self.parts.lacking.items())
+        return f"{self.title}\n  {self.shape}\n  proved on load: {proved}{lacking}"
 
 
 def position_ids(mask: Bool[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:

@@ -113,9 +113,9 @@ def test_a_broken_engine_is_not(what: str, cells: list[Cell], monkeypatch: pytes
 
 
 @contextmanager
-def _deaf(parts: Any, edits: Any, *, n_heads: int):
+def _deaf(parts: Any, edits: Any):
     del edits
-    with HOOKED(parts, {}, n_heads=n_heads):
+    with HOOKED(parts, {}):
         yield Counter()
 
 

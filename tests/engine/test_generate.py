@@ -86,8 +86,9 @@ def test_greedy_completions(architecture: str, name: str, on: str):
     direction = "noise" if on == "clean" else "denoise"
     pairs = [PairOracle(small_models.raw(architecture), tokens, i, direction) for i in range(tokens.n_pairs)]
     assert found == [_naive(model, pair, edits) for pair in pairs]
-    assert len(set(found)) > 1
-    if cell and (architecture != "gemma2" or "everywhere" in name):  # which repeats its last word through the others
+    if architecture != "gemma3":  # which says one word whatever comes before
+        assert len(set(found)) > 1
+    if cell and (architecture not in ("gemma2", "gemma3") or "everywhere" in name):  # which repeats its last word through the others
         assert found != generate(model, tokens, on=on, max_new_tokens=NEW), "the edits change nothing here"
 
 

@@ -81,7 +81,7 @@ def test_ablated_heads(model: Model, tokens: TokenPairs, reference: dict[str, to
     runs = [capture(model, ids, tokens.mask, heads) for ids in (tokens.clean, tokens.corrupt)]
 
     def value(site: Site) -> torch.Tensor:
-        mean = torch.cat([run.seen[site.whole] for run in runs]).mean(0)[:, site.head]
+        mean = torch.cat([run.seen[site.whole] for run in runs]).mean(0)[:, site.index]
         return mean if kind == "mean" else torch.zeros_like(mean)
 
     cells: list[Cell] = [(Patch(site, "all", value(site)),) for site in heads]

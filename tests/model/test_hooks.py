@@ -17,7 +17,7 @@ MASK = torch.ones_like(IDS).bool()
 def test_overwriting_changes_the_logits_and_only_within_the_context():
     model = small_models.model("gemma2")
     before = model.logits(IDS, MASK)
-    with hooked(model.parts, {Site("mlp_out", 1): torch.zeros_like}, n_heads=4) as fired:
+    with hooked(model.parts, {Site("mlp_out", 1): torch.zeros_like}) as fired:
         changed = model.logits(IDS, MASK)
     assert fired[Site("mlp_out", 1)] == 1
     assert (changed - before).abs().max() > 1e-3
@@ -26,7 +26,7 @@ def test_overwriting_changes_the_logits_and_only_within_the_context():
 
 def test_reading_changes_nothing():
     model, seen = small_models.model("qwen2"), []
-    with hooked(model.parts, {Site("z", 2): lambda z: seen.append(z.shape)}, n_heads=4):
+    with hooked(model.parts, {Site("z", 2): lambda z: seen.append(z.shape)}):
         logits = model.logits(IDS, MASK)
     assert seen == [(1, 4, 4, 8)]
     assert torch.equal(logits, model.logits(IDS, MASK))
@@ -38,7 +38,7 @@ def test_hooks_go_even_when_the_run_fails():
     def fail(_: torch.Tensor) -> None:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), hooked(model.parts, {Site("mlp_out", 1): fail}, n_heads=4):
+    with pytest.raises(ZeroDivisionError), hooked(model.parts, {Site("mlp_out", 1): fail}):
         model.logits(IDS, MASK)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.hf.modules())
 
@@ -46,7 +46,7 @@ def test_hooks_go_even_when_the_run_fails():
 @pytest.mark.parametrize("site", [head(1, 2), Site("mlp_out", 4), Site("resid_pre", 17)])
 def test_what_is_not_there_is_refused_before_anything_is_installed(site: Site):
     model = small_models.model("llama")
-    with pytest.raises(SiteError, match=site.label), hooked(model.parts, {site: torch.zeros_like}, n_heads=4):
+    with pytest.raises(SiteError, match=site.label), hooked(model.parts, {site: torch.zeros_like}):
         pass
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.hf.modules())
 

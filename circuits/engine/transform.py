@@ -1,0 +1,90 @@
+"""The formulas: what each intervention makes of a vector, with one parameter for all pairs or one for each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+from typing import Any, assert_never
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.errors import SiteError
+from circuits.interventions import Ablate, Add, Clamp, Intervention, Number, Patch, Rotate
+from circuits.model import Model
+
+_AXES = {"direction": 1, "vector": 1, "plane": 2}
+"""Parameters that are vectors, with their axes; one more in front, and they are one per pair."""
+
+
+def parameters(i: Intervention) -> dict[str, Tensor]:
+    """The tensors among an intervention's parameters (not the value of a Patch, which has positions)."""
+    found = {f.name: getattr(i, f.name) for f in fields(i)}
+    return {name: t for name, t in found.items() if isinstance(t, Tensor) and not isinstance(i, Patch)}
+
+
+def fits(i: Intervention, size: int, n_pairs: int) -> None:
+    """Raise SiteError naming the parameter whose shape fits neither the site nor the pairs."""
+    for name, t in parameters(i).items():
+        axes = _AXES.get(name, 0)
+        one = {0: (), 1: (size,), 2: (2, size)}[axes]
+        if tuple(t.shape) not in (one, (n_pairs, *one)):
+            raise SiteError(
+                f"{i.site.label}: {name} has shape {tuple(t.shape)}; it must be {one}, or {(n_pairs, *one)} for one per pair"
+            )
+        if not t.isfinite().all():
+            raise SiteError(f"{i.site.label}: {name} is not finite")
+
+
+def moved(i: Intervention, model: Model) -> Intervention:
+    """The same intervention with its tensors on the model's device and in its dtype."""
+    return _replaced(i, {name: t.to(model.device, model.dtype) for name, t in parameters(i).items()})
+
+
+def of_pair(i: Intervention, pair: int) -> Intervention:
+    """The same intervention with every parameter that is one per pair replaced by that pair's."""
+    return _replaced(i, {name: t[pair] for name, t in parameters(i).items() if t.ndim > _AXES.get(name, 0)})
+
+
+def _replaced(i: Any, changed: dict[str, Tensor]) -> Any:
+    return replace(i, **changed) if changed else i
+
+
+def transform(
+    i: Intervention, old: Float[Tensor, "pair pos *head size"], value: Float[Tensor, "pair pos *head size"] | None
+) -> Float[Tensor, "pair pos *head size"]:
+    """What an activation becomes."""
+
+    def vector(t: Tensor) -> Tensor:
+        return t if t.ndim == 1 else t.view(len(t), *[1] * (old.ndim - 2), -1)
+
+    def number(x: Number) -> Tensor | float:
+        return x.view(-1, *[1] * (old.ndim - 1)) if isinstance(x, Tensor) and x.ndim else x
+
+    match i:
+        case Patch():
+            if value is None:
+                raise SiteError(f"{i.site.label}: this patch was not given what to patch")
+            return value.to(old.dtype).expand_as(old)
+        case Ablate():
+            v = vector(i.direction)
+            return old - number(i.alpha) * _along(old, v) * v
+        case Add():
+            return old + number(i.scale) * vector(i.vector)
+        case Clamp():
+            v = vector(i.direction)
+            return old + (number(i.value) - _along(old, v)) * v
+        case Rotate():
+            first, second = (vector(row) for row in i.plane.unbind(-2))
+            turn = number(i.degrees if isinstance(i.degrees, Tensor) else old.new_tensor(i.degrees)) * math.pi / 180
+            x, y = _along(old, first), _along(old, second)
+            c, s = torch.cos(torch.as_tensor(turn)), torch.sin(torch.as_tensor(turn))
+            return old + (c * x - s * y - x) * first + (s * x + c * y - y) * second
+        case _ as never:
+            assert_never(never)
+
+
+def _along(a: Float[Tensor, "pair pos *head size"], v: Float[Tensor, ...]) -> Float[Tensor, "pair pos *head one"]:
+    """⟨a,v⟩, for a direction that broadcasts over all axes but the last."""
+    return (a * v).sum(-1, keepdim=True)
