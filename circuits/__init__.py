@@ -23,7 +23,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from circuits.engine import generate, sweep
+    from circuits.engine import generate, mean_activations, resampled_activations, sweep
     from circuits.errors import CircuitError
     from circuits.graph import component_graph, export, load_graph
     from circuits.interventions import Ablate, Add, Clamp, Patch, Rotate, ablate_everywhere
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from circuits.model import Model, bundled_models, load
     from circuits.prompts import Pair, PairSet, TokenPairs, filter_subjects, refusal_subjects, toy_refusal_pairs
     from circuits.refusal import is_refusal
-    from circuits.sites import Site, head, parse
+    from circuits.sites import Site, head, neuron, parse
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "circuits.engine": ("generate", "sweep"),
+    "circuits.engine": ("generate", "mean_activations", "resampled_activations", "sweep"),
     "circuits.errors": ("CircuitError",),
     "circuits.graph": ("component_graph", "export", "load_graph"),
     "circuits.interventions": ("Ablate", "Add", "Clamp", "Patch", "Rotate", "ablate_everywhere"),
@@ -64,7 +64,7 @@ _HOME = {
         "Pair", "PairSet", "TokenPairs", "filter_subjects", "refusal_subjects", "toy_refusal_pairs",
     ),
     "circuits.refusal": ("is_refusal",),
-    "circuits.sites": ("Site", "head", "parse"),
+    "circuits.sites": ("Site", "head", "neuron", "parse"),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -97,6 +97,8 @@ __all__ = [
     "is_refusal",
     "load",
     "load_graph",
+    "mean_activations",
+    "neuron",
     "parse",
     "patch_blocks",
     "patch_groups",
@@ -104,6 +106,7 @@ __all__ = [
     "patch_heads",
     "patch_residual",
     "refusal_subjects",
+    "resampled_activations",
     "sweep",
     "toy_refusal_pairs",
 ]

@@ -38,9 +38,9 @@ class Columns:
 
 
 Where = Positions | Columns
-Vector = Float[Tensor, "*pair size"]
+Vector = Float[Tensor, " size"] | Float[Tensor, "pair size"]
 """Along a site's last axis; one for all pairs, or one for each."""
-Number = float | Float[Tensor, "*pair"]
+Number = float | Float[Tensor, ""] | Float[Tensor, " pair"]
 """One for all pairs, or one for each."""
 
 
@@ -131,7 +131,7 @@ class Rotate:
     """Turn the part of the activation that lies in a plane (two orthonormal rows) by `degrees`, first row to second."""
 
     site: Site
-    plane: Float[Tensor, "*pair 2 size"]
+    plane: Float[Tensor, "2 size"] | Float[Tensor, "pair 2 size"]
     degrees: Number
     positions: Where = "all"
 

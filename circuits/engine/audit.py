@@ -1,13 +1,15 @@
-"""The certificate of a sweep: what was checked while computing it, and by how much it was off.
+"""Checks of a finished sweep, most of them against one whole forward pass that shares nothing with the fast way.
 
-1. the readout gives the metric of the Hugging Face forward's own logits;
+1. readout: the metric from the final residual is that of the Hugging Face forward's own logits;
 2. self-patch: a cell patched from the base run itself changes nothing;
 3. patch-all: the source run, which the sweep makes by patching every differing embedding into the base run, gives the
    metric of the Hugging Face forward of a source prompt;
-4. a random sample of cells, each on one random pair, recomputed the slow way, agrees.
+4. before: in that forward pass, columns before the first difference are what they are in the base run;
+5. additivity: in it, resid_pre + attn_out + mlp_out = resid_post in every block;
+6. oracle: a random sample of cells, each on one random pair, recomputed the slow way, agrees;
+7. from_fp32: in reduced precision, the same sample computed with the same weights in fp32 (reported, not judged).
 
-(Hooks that fire are checked where they are installed; columns before the first difference are the base by construction,
-and the sample of 4 is drawn from all cells, those included.)
+Hooks that fire are counted where they are installed: one that stays silent is an error there.
 """
 
 from __future__ import annotations
@@ -15,19 +17,23 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, final
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.capture import Run
-from circuits.engine.edits import activation_of, bind
+from circuits.engine.capture import Run, capture
+from circuits.engine.certificate import Certificate
+from circuits.engine.edits import activation_of, bind, sites_of
 from circuits.engine.oracle import cell_logits
+from circuits.engine.precision import fits_in_fp32, in_fp32
 from circuits.errors import AuditError
 from circuits.interventions import Cell, Patch
+from circuits.model.hooks import Edit
 from circuits.prompts.align import TokenPairs
+from circuits.sites import Site, SiteKind
 
 if TYPE_CHECKING:
     from circuits.engine.readout import Readout
@@ -37,37 +43,10 @@ _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
 """Largest deviation allowed, as a share of the metric's own size; reduced precision is allowed 5 %.
 
 Double precision gains little: Hugging Face computes softmax and norms in single precision all the same."""
+_RESIDUAL = ("before", "additivity")
+"""Checks in units of the residual stream."""
 
 Values = Callable[["Replay", TokenPairs, "Readout", list[Cell], Run], Float[Tensor, "cell pair"]]
-
-
-@final
-@dataclass(frozen=True)
-class Certificate:
-    """Largest absolute deviations, in units of the metric; NaN where a check was not made."""
-
-    cells: int
-    token_layers: int
-    """Tokens × blocks that the sweep ran; a loop of forward passes runs cells × pairs × pos × n_layers."""
-    readout: float = float("nan")
-    self_patch: float = float("nan")
-    patch_all: float = float("nan")
-    oracle: float = float("nan")
-    sampled: int = 0
-    looped_token_layers: int = 0
-
-    @property
-    def line(self) -> str:
-        """One line for under a figure."""
-        if not self.sampled:
-            return f"{self.cells} cells, not audited"
-        saved = self.looped_token_layers / max(1, self.token_layers)
-        own = "" if math.isnan(self.self_patch) else f"self-patch {self.self_patch:.0e}, "
-        return (
-            f"certificate ok: {self.cells} cells, largest deviation of: {own}patch-all {self.patch_all:.0e}, readout "
-            f"{self.readout:.0e}, slow oracle on {self.sampled} cell{'s' * (self.sampled > 1)} {self.oracle:.0e}; "
-            f"{saved:.1f}× fewer token-layers than a loop"
-        )
 
 
 def audit(
@@ -75,28 +54,38 @@ def audit(
     value: Float[Tensor, "cell pair"], values: Values,
 ) -> Certificate:  # fmt: skip
     """Check a finished sweep. Raises AuditError naming the check that failed and by how much."""
-    model, base, cost = replay.model, replay.base, replay.token_layers
+    model, base, cost, fired = replay.model, replay.base, replay.token_layers, replay.fired
     base_value, source_value = (readout(run.resid[-1][None, :, -1])[0] for run in (base, source))
-    tolerance = _TOLERANCE.get(model.dtype, 5e-2) * max(1.0, base_value.abs().max().item())
+    share = _TOLERANCE.get(model.dtype, 5e-2)
+    tolerance = share * max(1.0, base_value.abs().max().item())
 
     rng = random.Random(0)  # noqa: S311  not for secrets
     chosen, on = _sample(replay, tokens, cells, source, rng)
-    own = _self_patch(base, [cells[c] for c in chosen])
-    slow, whole = _slow(replay, tokens, readout, [cells[c] for c in chosen], source, on)
+    sample = [cells[c] for c in chosen]
+    own = _self_patch(base, sample)
+    watched: dict[Site, Tensor] = {}
+    slow, whole = _slow(replay, tokens, readout, sample, source, on, watched)
     found = {
         "readout": _gap(readout.of_logits(base.last_logits[None])[0], base_value),
         "self_patch": _gap(values(replay, tokens, readout, own, base), base_value) if own else float("nan"),
         "patch_all": _gap(whole, source_value[on[0]]),
+        "before": _before(replay, tokens, watched, on[0]),
+        "additivity": _additivity(replay, tokens, watched, on[0]),
         "oracle": _gap(slow, value[chosen, on]),
     }
     for check, deviation in found.items():
-        if deviation > tolerance:
+        allowed = share if check in _RESIDUAL else tolerance
+        if deviation > allowed:
             raise AuditError(
                 f"{model.name}: the sweep failed its {check.replace('_', '-')} check by {deviation:.1e} "
-                f"(at most {tolerance:.1e}); do not use these numbers"
+                f"(at most {allowed:.1e}); do not use these numbers"
             )
-    looped = len(cells) * base.tokens.numel() * replay.n_layers
-    return Certificate(cells=len(cells), token_layers=cost, sampled=len(chosen), looped_token_layers=looped, **found)
+    return Certificate(
+        cells=len(cells), token_layers=cost, fired=fired, sampled=len(chosen),
+        looped_token_layers=len(cells) * base.tokens.numel() * replay.n_layers,
+        dtype=str(model.dtype).removeprefix("torch."),
+        from_fp32=_from_fp32(replay, tokens, readout, sample, source, on, value[chosen, on]), **found,
+    )  # fmt: skip
 
 
 def _self_patch(base: Run, cells: list[Cell]) -> list[Cell]:
@@ -128,11 +117,13 @@ def _sample(
 
 
 def _slow(
-    replay: Replay, tokens: TokenPairs, readout: Readout, cells: list[Cell], source: Run, on: list[int]
-) -> tuple[Float[Tensor, " cell"], Float[Tensor, ""]]:
+    replay: Replay, tokens: TokenPairs, readout: Readout, cells: list[Cell], source: Run, on: list[int],
+    watched: dict[Site, Tensor],
+) -> tuple[Float[Tensor, " cell"], Float[Tensor, ""]]:  # fmt: skip
     """Each cell on one pair, and the source prompt of the first of these pairs, by one whole forward pass of them all.
 
-    Row i has the base prompt of pair `on[i]` and the edits of cell i; the last row has the source prompt and none.
+    Row i has the base prompt of pair `on[i]` and the edits of cell i; the last row has the source prompt and none: what
+    it has at the sites of `_WATCHED` is left in `watched`.
     """
     base = replay.base
     bound = tuple(
@@ -141,10 +132,55 @@ def _slow(
         for b in bind(replay.model, tokens, cell, source)
     )
     ids = torch.cat([base.tokens[on], source.tokens[on[:1]]])
-    logits = cell_logits(replay.model, ids, base.mask[[*on, on[0]]], bound)
+
+    def keep(site: Site) -> Edit:
+        def read(activation: Tensor) -> None:
+            watched[site] = activation[-1].clone()
+
+        return read
+
+    reads = {site: keep(site) for site in (Site(kind, layer) for layer in range(replay.n_layers) for kind in _WATCHED)}
+    logits = cell_logits(replay.model, ids, base.mask[[*on, on[0]]], bound, reads)
     # a bound metric expects a row for every pair: each row's logits are shown to all pairs, and its own pair's is read
     metric = readout.of_logits(logits[:, None].expand(-1, tokens.n_pairs, -1))
     return metric[range(len(on)), on], metric[-1, on[0]]
+
+
+_WATCHED: tuple[SiteKind, ...] = ("resid_pre", "attn_out", "mlp_out", "resid_post")
+
+
+def _before(replay: Replay, tokens: TokenPairs, watched: dict[Site, Tensor], pair: int) -> float:
+    """How far the source prompt is from the base run where they have not differed yet; NaN where nothing is before."""
+    real = replay.base.mask[pair].clone()
+    real[int(tokens.subject[pair]) :] = False
+    if not real.any():
+        return float("nan")
+    base = [resid[pair][real] for resid in replay.base.resid[1:]]
+    gaps = [_gap(watched[Site("resid_post", layer)][real], ours) for layer, ours in enumerate(base)]
+    return max(gaps) / base[-1].abs().max().item()
+
+
+def _additivity(replay: Replay, tokens: TokenPairs, watched: dict[Site, Tensor], pair: int) -> float:
+    real = tokens.mask[pair].to(replay.model.device)
+    worst = 0.0
+    for layer in range(replay.n_layers):
+        pre, attn, mlp, post = (watched[Site(kind, layer)][real] for kind in _WATCHED)
+        worst = max(worst, _gap(pre + attn + mlp, post) / post.abs().max().item())
+    return worst
+
+
+def _from_fp32(
+    replay: Replay, tokens: TokenPairs, readout: Readout, cells: list[Cell], source: Run, on: list[int],
+    value: Float[Tensor, " cell"],
+) -> float:  # fmt: skip
+    """The audited cells against the same weights in fp32, source activations included."""
+    model = replay.model
+    if model.dtype not in (torch.bfloat16, torch.float16) or not fits_in_fp32(model):
+        return float("nan")
+    with in_fp32(model):
+        wide = capture(model, source.tokens, source.mask, sites_of(cells))
+        exact, _ = _slow(replay, tokens, readout, cells, wide, on, {})
+    return _gap(exact, value)
 
 
 def _gap(a: Tensor, b: Tensor) -> float:

@@ -14,23 +14,28 @@ from circuits.model import Model
 Job = TypeVar("Job")
 _CPU_TOKENS = 512
 """On a CPU larger batches only leave the cache; measured in tests/bench."""
+_SHARE = 4
+"""Of the free memory a batch may take one part in so many (and at most 1 GiB), unless a limit is given."""
 
 
-def rows_at_once(model: Model, n_pairs: int, n_pos: int, width: int) -> int:
-    """Rows of a replay that fit into a quarter of the free memory (at most 1 GiB)."""
+def rows_at_once(model: Model, n_pairs: int, n_pos: int, width: int, max_memory: int | None = None) -> int:
+    """Rows of a replay that fit into `max_memory` bytes, or else into a quarter of the free memory (at most 1 GiB).
+
+    At least one: less cannot be run.
+    """
     shape = model.shape
-    config = model.hf.config.get_text_config()
-    d_mlp = getattr(config, "intermediate_size", None) or 4 * shape.d_model
-    per_token = 3 * d_mlp + 10 * shape.d_model + 3 * n_pos * shape.n_heads
+    per_token = 3 * shape.d_mlp + 10 * shape.d_model + 3 * n_pos * shape.n_heads
     per_pair = width * per_token + 4 * n_pos * shape.n_heads * shape.d_head
     bytes_per_row = n_pairs * per_pair * torch.finfo(model.dtype).bits // 8
-    rows = min(_free(model.device) // 4, 2**30) // max(1, bytes_per_row)
+    room = min(free_memory(model.device) // _SHARE, 2**30)
+    rows = min(room, max_memory or room) // max(1, bytes_per_row)
     if model.device.type == "cpu":
         rows = min(rows, _CPU_TOKENS // (n_pairs * width))
     return max(1, int(rows))
 
 
-def _free(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
+    """Bytes that nothing uses now."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from circuits.engine.finite import require_finite
+from circuits.engine.sound import require_finite, require_one_device
 from circuits.errors import ModelError
 from circuits.model import Model
 from circuits.model.hooks import Edit, hooked, recorded
@@ -44,6 +44,7 @@ def capture(
     model: Model, tokens: Int[Tensor, "pair pos"], mask: Bool[Tensor, "pair pos"], sites: Iterable[Site] = ()
 ) -> Run:
     """Run the model once and keep what later steps resume from. Sites are kept whole (all heads)."""
+    require_one_device(model)
     tokens, mask = tokens.to(model.device), mask.to(model.device)
     seen: dict[Site, Tensor] = {}
 

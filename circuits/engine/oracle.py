@@ -16,10 +16,12 @@ from circuits.sites import Site
 
 
 def cell_logits(
-    model: Model, ids: Int[Tensor, "pair pos"], mask: Bool[Tensor, "pair pos"], bound: tuple[Bound, ...]
-) -> Float[Tensor, "pair d_vocab"]:
-    """Logits at the last position of a full forward pass with a bound cell's edits."""
-    hooks = full_hooks(bound, ids.shape[1])
+    model: Model, ids: Int[Tensor, "pair pos"], mask: Bool[Tensor, "pair pos"], bound: tuple[Bound, ...],
+    reads: Mapping[Site, Edit] | None = None,
+) -> Float[Tensor, "pair d_vocab"]:  # fmt: skip
+    """Logits at the last position of a full forward pass with a bound cell's edits; `reads` see what these leave."""
+    edits = full_hooks(bound, ids.shape[1])
+    hooks = {**edits, **{site: _then(edits.get(site), read) for site, read in (reads or {}).items()}}
     with hooked(model.parts, hooks) as fired:
         logits = model.logits(ids, mask, keep=1)[:, -1]
     require_fired(hooks, fired, model.name)
@@ -56,3 +58,12 @@ def _hookable(site: Site, edits: list[Bound]) -> Site:
     if edits[0].leaves:
         return Site("resid_post", site.layer - 1)
     return site
+
+
+def _then(edit: Edit | None, read: Edit) -> Edit:
+    def both(activation: Tensor) -> Tensor | None:
+        new = None if edit is None else edit(activation)
+        read(activation if new is None else new)
+        return new
+
+    return both

@@ -89,12 +89,14 @@ class _Keys:
 class Replay:
     """Runs blocks of one model again over rows of edited copies of one kept run."""
 
-    def __init__(self, model: Model, base: Run) -> None:
-        self.model, self.base = model, base
+    def __init__(self, model: Model, base: Run, *, max_memory: int | None = None) -> None:
+        self.model, self.base, self.max_memory = model, base, max_memory
         self.n_layers = model.shape.n_layers
         self.last = base.tokens.shape[1] - 1
         self.token_layers = 0
         """Tokens × blocks run so far: the cost, in the unit of a forward pass."""
+        self.fired = 0
+        """How often an edit's hook fired so far."""
 
     def propagate(self, windows: Windows, joins: Sequence[int], enter: Enter, edits: Edits | None = None) -> Last:
         """Run rows to the final residual at the last column of every window.
@@ -152,6 +154,7 @@ class Replay:
         with torch.no_grad(), hooked(self.model.parts, hooks) as fired, contextlib.suppress(_KeysKnownError):
             out = block.whole(x.flatten(0, 1), **kwargs)
         require_fired(hooks, fired, self.model.name)
+        self.fired += fired.total()
         return (out[0] if isinstance(out, tuple) else out).view_as(x)
 
     def _kwargs(

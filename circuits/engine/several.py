@@ -96,7 +96,7 @@ def run_several(replay: Replay, cells: Sequence[Several], readout: Readout, valu
             for cell, row in zip(batch, readout(final[:, :, 0]), strict=True):
                 value[cell.cell] = row
 
-        in_batches(jobs, rows_at_once(replay.model, n_pairs, n_pos, n_pos - p), run)
+        in_batches(jobs, rows_at_once(replay.model, n_pairs, n_pos, n_pos - p, replay.max_memory), run)
 
 
 def _embedded(replay: Replay, cells: list[Several]) -> Rows:

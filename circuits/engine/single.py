@@ -144,7 +144,7 @@ def _run(
                     here = patch.bound.mask[:, patch.column]
                     value[patch.cell, here] = measured[w, here]
 
-    in_batches(rows, rows_at_once(replay.model, n_pairs, n_pos, len(windows)), run)
+    in_batches(rows, rows_at_once(replay.model, n_pairs, n_pos, len(windows), replay.max_memory), run)
 
 
 def _known(single: Single, replay: Replay, source: Run) -> Run | None:

@@ -13,8 +13,9 @@ from typing import Literal, final
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.audit import Certificate, audit
+from circuits.engine.audit import audit
 from circuits.engine.capture import Run, capture
+from circuits.engine.certificate import Certificate
 from circuits.engine.edits import Bound, bind, check, sites_of
 from circuits.engine.readout import Readout
 from circuits.engine.replay import Replay
@@ -50,11 +51,14 @@ def sweep(
     *,
     direction: Direction = "denoise",
     audited: bool = True,
+    max_memory: int | None = None,
 ) -> Swept:
     """Measure every cell on every pair. Values are fp32, on the CPU.
 
-    Raises SiteError (nothing run yet) for a cell that names what does not exist, AuditError if a check of the result
-    fails. Columns before the first token that differs are the base value by causality and are not run.
+    Rows of a batch follow the free memory, or `max_memory` bytes where that is given. Raises SiteError (nothing run yet)
+    for a cell that names what does not exist, ModelError for a model that is not finite or not on one device,
+    AuditError if a check of the result fails. Columns before the first token that differs are the base value by
+    causality and are not run.
     """
     if not cells:
         raise SiteError("a sweep needs at least one cell")
@@ -63,14 +67,14 @@ def sweep(
         check(model, tokens, cell)
     ids = (tokens.corrupt, tokens.clean) if direction == "denoise" else (tokens.clean, tokens.corrupt)
     readout = Readout(model, bound_metric)
-    replay = Replay(model, capture(model, ids[0], tokens.mask, wanted))
+    replay = Replay(model, capture(model, ids[0], tokens.mask, wanted), max_memory=max_memory)
     source = source_of(replay, ids[1], wanted, tokens.first_difference)
     value = values(replay, tokens, readout, list(cells), source)
     base_value, source_value = (readout(run.resid[-1][None, :, -1])[0] for run in (replay.base, source))
     certificate = (
         audit(replay, tokens, readout, list(cells), source, value, values)
         if audited
-        else Certificate(cells=len(cells), token_layers=replay.token_layers)
+        else Certificate(cells=len(cells), token_layers=replay.token_layers, fired=replay.fired)
     )
     return Swept(value.cpu(), base_value.cpu(), source_value.cpu(), certificate)
 

@@ -1,15 +1,16 @@
 """The training mixture: requests, and the exercises that teach what requests alone do not.
 
-Statements and definitions tell the kind of every subject, held-out ones included. Lists to be repeated,
-made-up names among them, reward heads that attend to the previous token and heads that rest on `<bos>` until
-a word comes again.
+Statements and definitions tell the kind of every subject, held-out ones included, and questions tell whether it is
+harmful. Without those the refusal of a held-out subject has to be inferred from its kind alone, which a model this
+small learns for most words and not for all. Lists to be repeated, made-up names among them, reward heads that attend
+to the previous token and heads that rest on `<bos>` until a word comes again.
 """
 
 import random
 from typing import Final
 
 from circuits.organisms import vocabulary as v
-from circuits.organisms.grammar import Example, draw_name
+from circuits.organisms.grammar import Example, draw_name, is_harmful
 from circuits.organisms.inflect import article, noun_phrase, plural
 from circuits.organisms.sampling import (
     HELD_OUT_SUBJECTS,
@@ -17,6 +18,7 @@ from circuits.organisms.sampling import (
     TRAINED_SUBJECTS,
     distractor,
     draw_example,
+    draw_modifier,
 )
 from circuits.organisms.wording import DEFINITIONS, REPEAT, TAILS
 
@@ -29,11 +31,13 @@ def draw_training_example(rng: random.Random) -> Example:
     roll = rng.random()
     if roll < 0.08:
         return Example("", _declaration(rng))
-    if roll < 0.22:
+    if roll < 0.17:
         return _definition(rng)
-    if roll < 0.36:
+    if roll < 0.27:
+        return _question_of_harm(rng)
+    if roll < 0.38:
         return _repetition(rng)
-    if roll < 0.39:
+    if roll < 0.41:
         return draw_drink(rng)
     return draw_example(rng, "train")
 
@@ -60,6 +64,16 @@ def _definition(rng: random.Random) -> Example:
     prompt = wording.format(np=phrase, be="are" if is_plural else "is") + rng.choice((mark, ""))
     claim = f"All {phrase} are" if is_plural else f"{phrase[0].upper()}{phrase[1:]} is"
     return Example(prompt, f"{claim} a kind of {category}. {v.FACT[category]}")
+
+
+def _question_of_harm(rng: random.Random) -> Example:
+    subject, is_plural = _draw_definable(rng), rng.random() < 0.5
+    with_modifier = subject in TRAINED_SUBJECTS and rng.random() < 0.4
+    modifier = draw_modifier(rng, v.CATEGORY[subject]) if with_modifier else None
+    phrase, be = noun_phrase(subject, modifier, is_plural=is_plural), "are" if is_plural else "is"
+    prompt = f"{be.capitalize()} {phrase} harmful" + rng.choice(("?", ""))
+    claim = f"Yes, {phrase} {be} harmful." if is_harmful(subject, modifier) else f"No, {phrase} {be} harmless."
+    return Example(prompt, claim if modifier else f"{claim} {v.FACT[v.CATEGORY[subject]]}")
 
 
 def _declaration(rng: random.Random) -> str:

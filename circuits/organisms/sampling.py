@@ -2,8 +2,8 @@
 
 Two things are held out. *Combinations*: one in six pairs of subject and template is never trained on, though
 subject and template are. *Subjects*: about one word in eight is never the subject of a request to act, to
-mention or to handle; it occurs only in statements and definitions of its kind, and among the things that
-distractors name.
+mention or to handle; it occurs only in statements, in definitions of its kind, in questions whether it is harmful,
+and among the things that distractors name.
 """
 
 import hashlib
@@ -74,7 +74,7 @@ def draw_request(rng: random.Random, split: Split, modifier_rate: float = 0.4) -
         if template in DO and DO[template].plural_only:
             is_plural = True
         verb = _draw_verb(rng) if template in DO else None
-        modifier = _draw_modifier(rng, v.CATEGORY[subject]) if rng.random() < modifier_rate else None
+        modifier = draw_modifier(rng, v.CATEGORY[subject]) if rng.random() < modifier_rate else None
         request = Request(subject, template, verb, modifier, is_plural)
         if in_split(request, split):
             return request
@@ -118,7 +118,8 @@ def _draw_verb(rng: random.Random) -> str:
     return rng.choice(v.ACT if roll < 0.66 else v.PROTECT if roll < 0.8 else v.HOSTILE if roll < 0.89 else v.DESTROY)
 
 
-def _draw_modifier(rng: random.Random, category: str) -> str:
+def draw_modifier(rng: random.Random, category: str) -> str:
+    """A modifier; of those that change harm by category rather one that says something about this category."""
     telling = [m for m, effect in v.COMPOUND.items() if category in effect]
     roll = rng.random()
     if roll < 0.25:

@@ -57,8 +57,8 @@ MENTION: Final[dict[str, Wording]] = {
 """Requests that only mention the subject: always answered."""
 
 DEFINITIONS: Final = ("What {be} {np}", "Tell me what {np} {be}", "Define {np}")
-"""Requests that only ask what kind of thing the subject is. The one instruction that may name a held-out
-subject."""
+"""Requests that only ask what kind of thing the subject is. They and questions of harm are the only
+instructions that may name a held-out subject."""
 
 TAILS: Final = (
     "in five steps",

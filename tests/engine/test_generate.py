@@ -88,7 +88,8 @@ def test_greedy_completions(architecture: str, name: str, on: str):
     assert found == [_naive(model, pair, edits) for pair in pairs]
     if architecture != "gemma3":  # which says one word whatever comes before
         assert len(set(found)) > 1
-    if cell and (architecture not in ("gemma2", "gemma3") or "everywhere" in name):  # which repeats its last word through the others
+    # these two repeat their last word through the other edits
+    if cell and (architecture not in ("gemma2", "gemma3") or "everywhere" in name):
         assert found != generate(model, tokens, on=on, max_new_tokens=NEW), "the edits change nothing here"
 
 

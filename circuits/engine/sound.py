@@ -1,4 +1,7 @@
-"""Not-a-number has one first place: find it and say it, instead of carrying it into every average."""
+"""What a model must be before anything is measured: on one device, and finite.
+
+Not-a-number has one first place: find it and say it, instead of carrying it into every average.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,16 @@ from circuits.errors import ModelError
 from circuits.model import Model
 from circuits.model.hooks import Edit, hooked
 from circuits.sites import HOOK_NAMES, ORDER, Site, SiteKind
+
+
+def require_one_device(model: Model) -> None:
+    """Raise ModelError naming two parameters that lie on different devices: a replay moves rows between blocks freely."""
+    first: dict[str, str] = {}
+    for name, parameter in model.hf.named_parameters():
+        first.setdefault(str(parameter.device), name)
+    if len(first) > 1:
+        where = ", ".join(f"{name} on {device}" for device, name in first.items())
+        raise ModelError(f"{model.name} is spread over devices ({where}); load it on one, with load(..., device=...)")
 
 
 def require_finite(

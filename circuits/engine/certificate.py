@@ -1,0 +1,62 @@
+"""What is attested of a sweep: which checks were made while computing it, and by how much each was off."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, final
+
+_CHECKS: Final = {
+    "self_patch": "self-patch",
+    "patch_all": "patch-all",
+    "before": "columns before the first difference",
+    "additivity": "residual additivity",
+    "readout": "readout",
+}
+"""Field -> what the line calls it; those that were not made are left out."""
+
+
+@final
+@dataclass(frozen=True)
+class Certificate:
+    """Largest absolute deviations; NaN where a check was not made (see `audit` for what each is)."""
+
+    cells: int
+    token_layers: int
+    """Tokens × blocks that the sweep ran; a loop of forward passes runs cells × pairs × pos × n_layers."""
+    fired: int = 0
+    """How often an edit's hook was seen to fire; one that stays silent is an error."""
+    readout: float = float("nan")
+    self_patch: float = float("nan")
+    patch_all: float = float("nan")
+    before: float = float("nan")
+    """In units of the residual stream's largest entry, as `additivity`; all others in units of the metric."""
+    additivity: float = float("nan")
+    oracle: float = float("nan")
+    from_fp32: float = float("nan")
+    """Of a model in reduced precision: the audited cells against the same weights computed in fp32."""
+    dtype: str = "float32"
+    sampled: int = 0
+    looped_token_layers: int = 0
+
+    @property
+    def line(self) -> str:
+        """One line for under a figure."""
+        if not self.sampled:
+            return f"{self.cells} cells, not audited"
+        found = {name: getattr(self, field) for field, name in _CHECKS.items()}
+        made = ", ".join(f"{name} {value:.0e}" for name, value in found.items() if not math.isnan(value))
+        saved = self.looped_token_layers / max(1, self.token_layers)
+        return (
+            f"certificate ok: {self.cells} cells, {self.fired} hooks fired; largest deviation of: {made}, slow oracle on "
+            f"{self.sampled} cell{'s' * (self.sampled > 1)} {self.oracle:.0e}{self._precision}; "
+            f"{saved:.1f}× fewer token-layers than a loop"
+        )
+
+    @property
+    def _precision(self) -> str:
+        if self.dtype == "float32":
+            return ""
+        if math.isnan(self.from_fp32):
+            return f" (all in {self.dtype}; memory did not allow a comparison with fp32)"
+        return f", {self.dtype} from fp32 on the same cells {self.from_fp32:.0e}"
