@@ -156,7 +156,7 @@ def ablation_effects(
     return effects
 
 
-def evaluate(organism: Organism, *, count: int = 1000, per_kind: int = 200) -> dict[str, Any]:
+def evaluate(organism: Organism, *, count: int = 3000, per_kind: int = 200) -> dict[str, Any]:
     """All numbers of the card for one checkpoint; `count` prompts per accuracy, `per_kind` per ablation."""
     pairs = ToyPairs.read()
     directions = refusal_directions(organism, pairs)

@@ -136,10 +136,11 @@ def test_the_card_covers_two_seeds_and_marks_what_is_not_met(card: dict) -> None
     assert card["runs"][0]["training"] == json.loads((FOLDER / "train_report.json").read_text())
     unmet = [claim for run in card["runs"] for claim in claims(run) if not claim.met]
     assert (FOLDER / "README.md").read_text().count("**not met**") == len(unmet)
-    shipped = {claim.name for claim in claims(card["runs"][0]) if not claim.met}
-    assert shipped <= {"right behaviour, held-out subjects"}
-    # what else a further seed may miss is where its hand-over stands, never how it behaves
-    assert {claim.name for claim in unmet} <= {*shipped, "layers that hand over a tenth or more"}
+    assert all(claim.met for claim in claims(card["runs"][0])), "what ships meets every demand"
+    # a further seed may hand over elsewhere, and miss what is demanded of held-out combinations by a hair
+    for claim in unmet:
+        assert claim.name in ("layers that hand over a tenth or more", "right behaviour, held-out combinations")
+        assert claim.found >= 0.985
 
 
 def test_bundled_finds_complete_checkpoints() -> None:
