@@ -47,8 +47,9 @@ class Certificate:
         found = {name: getattr(self, field) for field, name in _CHECKS.items()}
         made = ", ".join(f"{name} {value:.0e}" for name, value in found.items() if not math.isnan(value))
         saved = self.looped_token_layers / max(1, self.token_layers)
+        fired = f"all hooks fired ({self.fired}); " if self.fired else ""  # edits of the residual stream need none
         return (
-            f"certificate ok: {self.cells} cells, {self.fired} hooks fired; largest deviation of: {made}, slow oracle on "
+            f"certificate ok: {self.cells} cells; {fired}largest deviation of: {made}, slow oracle on "
             f"{self.sampled} cell{'s' * (self.sampled > 1)} {self.oracle:.0e}{self._precision}; "
             f"{saved:.1f}× fewer token-layers than a loop"
         )
