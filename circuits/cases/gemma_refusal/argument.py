@@ -75,6 +75,7 @@ def component_sections(result: Components) -> list[Section]:
     gap, written = result.gap_frame(), result.written_summary()
     first = next((r["layer"] for r in records(gap) if r["low"] > r["null_high"]), None)
     widest, top = largest(gap, "mean"), largest(written, "mean")
+    where = "after the last block" if widest["layer"] == gap["layer"].max() else f"entering layer {widest['layer']}"
     against = written[(written["high"] < 0) & (written["mean"] < written["null_low"])]
     names = {"attn_out": "attention", "mlp_out": "MLP"}
     less = ", ".join(f"{names[r['kind']]} {r['layer']}" for r in records(against)) or "no block"
@@ -82,7 +83,7 @@ def component_sections(result: Components) -> list[Section]:
         Section(
             "component", "The direction's component by layer",
             f"The gap between clean and corrupt prompts first exceeds that of random directions entering layer "
-            f"{'–' if first is None else first} and is largest, {widest['mean']:.2f}, entering layer {widest['layer']}.",
+            f"{'–' if first is None else first} and is largest, {widest['mean']:.2f}, {where}.",
             {"component": result.figure()},
             "Component of the residual stream at the last position along the direction (norm 1); bands are 95 % intervals "
             "over pairs.",
