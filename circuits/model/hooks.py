@@ -74,9 +74,12 @@ def _through(view: View | None, edit: Edit) -> Edit:
         return edit
 
     def whole(t: Tensor) -> Tensor | None:
-        new = edit(view(t))
-        if new is None or new.numel() == t.numel():
-            return None if new is None else new.reshape(t.shape)
+        seen = view(t)
+        new = edit(seen)
+        if new is None:
+            return None
+        if t.is_contiguous() and seen.is_contiguous() and new.numel() == t.numel():  # the same order of entries
+            return new.reshape(t.shape)
         t = t.clone()
         view(t).copy_(new)
         return t

@@ -29,6 +29,8 @@ _CONTIGUOUS = ("gpt2", "phi3")
 """Fused projections that give all queries, then all keys, then all values."""
 _INTERLEAVED = ("gpt_neox",)
 """Fused projections that give query, key and value of each head in turn."""
+_HEADS_FIRST = ("gemma3", "gemma3_text")
+"""Where the norm on queries and keys sees [row, head, pos, d_head]; elsewhere heads come after positions."""
 
 
 @final
@@ -153,10 +155,13 @@ class _Reader:
         """Queries, keys and values: after the norm on them where there is one, before rotation."""
         sizes = {"q": self._n_heads, "k": self._n_kv, "v": self._n_kv}
         if "qkv" not in self._attn and all(kind in self._attn for kind in sizes):
-            normed = {kind: self._attn.get(f"{kind}_norm", self._attn[kind]).name for kind in sizes}
-            return {
-                kind: Place(attn.get_submodule(normed[kind]), "out", partial(_heads, n=n)) for kind, n in sizes.items()
-            }
+            places: dict[str, Place] = {}
+            for kind, n in sizes.items():
+                norm = self._attn.get(f"{kind}_norm")
+                first = norm is not None and self._type in _HEADS_FIRST
+                module = attn.get_submodule((norm or self._attn[kind]).name)
+                places[kind] = Place(module, "out", _heads_first if first else partial(_heads, n=n))
+            return places
         if "qkv" not in self._attn or self._type not in (*_CONTIGUOUS, *_INTERLEAVED):
             self.lacking |= dict.fromkeys(sizes, f"the projections of {self._type} are fused in a way not known here")
             return {}
@@ -166,17 +171,21 @@ class _Reader:
                 kind: Place(fused, "out", partial(_interleaved, n=self._n_heads, nth=i, of=3))
                 for i, kind in enumerate(sizes)
             }
-        places: dict[str, Place] = {}
+        cut: dict[str, Place] = {}
         start = 0
         for kind, n in sizes.items():
-            places[kind] = Place(fused, "out", partial(_slice, start=start, n=n, size=self._d))
+            cut[kind] = Place(fused, "out", partial(_slice, start=start, n=n, size=self._d))
             start += n * self._d
-        return places
+        return cut
 
 
 def _heads(t: Float[Tensor, ...], *, n: int) -> Float[Tensor, ...]:
     """Flat heads apart; a norm per head has them apart already."""
     return t if t.ndim == 4 else t.unflatten(-1, (n, -1))
+
+
+def _heads_first(t: Float[Tensor, "row head pos d_head"]) -> Float[Tensor, "row pos head d_head"]:
+    return t.transpose(1, 2)
 
 
 def _slice(t: Float[Tensor, ...], *, start: int, n: int, size: int) -> Float[Tensor, ...]:
