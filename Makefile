@@ -9,10 +9,10 @@ STAMP := $(VENV)/.complete
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup case test bench figures organism lint types clean
+.PHONY: help setup case test bench architectures figures organism lint types clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## the environment in .venv, with the tested versions
 
@@ -28,8 +28,11 @@ case: $(STAMP)  ## the refusal circuit on the bundled model: a report in runs/
 test: lint types  ## lint, types and every test
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: $(STAMP)  ## how fast the engine is
-	@for script in tests/bench/*.py; do $(BIN)/python $$script $(ARGS) || exit; done
+bench: $(STAMP)  ## how fast the engine is: docs/benchmark.md
+	$(BIN)/python tests/bench $(ARGS)
+
+architectures: $(STAMP)  ## how exact the engine is on each architecture: docs/architectures.md
+	$(BIN)/python tests/bench/architectures.py $(ARGS)
 
 figures: $(STAMP)  ## the pictures and tables that README and docs show, from the bundled model
 	$(BIN)/python -m circuits.cases.gemma_refusal --out runs/figures --figures figures/gemma_refusal $(ARGS)
