@@ -68,13 +68,19 @@ def unit(direction: Vector) -> Vector:
 @final
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """Replace by the source run's activation, or by `value` where one is given (broadcast over pairs and positions)."""
+    """Replace by the source run's activation, or by `value` where one is given.
+
+    A value is broadcast to [pair, pos, …]: the site's axes after these, [head, d_head] say, or [d_head] for one head; one
+    neuron keeps an axis of length one, and a pattern's last axis is the column attended to.
+    """
 
     site: Site
     positions: Where = "all"
     value: Float[Tensor, ...] | None = None
     keys: Where | None = None
-    """Of a pattern: which keys of the rows at `positions`; None replaces whole rows. Nothing is renormalised."""
+    """Of a pattern: which keys of the rows at `positions`; None replaces whole rows. Nothing is renormalised.
+
+    Keys after a row's own column are left alone: they cannot be attended to."""
 
     def __post_init__(self) -> None:
         if self.keys is not None and self.site.kind != "pattern":

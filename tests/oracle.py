@@ -1,8 +1,8 @@
 """A slow oracle: one prompt at a time, unpadded, in a whole forward pass, with plain PyTorch hooks.
 
 It shares nothing with the engine, so that both can only agree by being right: it finds modules by their names in the
-Hugging Face classes (`oracle_modules`), and writes every edit and metric out as its formula. Interventions it reads as
-the values they are.
+Hugging Face classes (`oracle_modules`), and writes every edit and metric out as its formula. It takes
+interventions as the values they are.
 """
 
 from __future__ import annotations
@@ -31,102 +31,39 @@ class Edit:
 
 def run(hf: Any, ids: Tensor, edits: Sequence[Edit] = (), keep: Iterable[Key] = ()) -> tuple[Tensor, dict[Key, Tensor]]:
     """Logits [pos, vocab] of one prompt under edits, and the activations asked for as they are after the edits."""
-    keep, seen = list(keep), {}
-    wanted = {*((e.kind, e.layer) for e in edits), *keep}
+    logits, seen = runs(hf, ids, [edits], keep)
+    return logits[0], {key: x[0] for key, x in seen.items()}
 
-    def through(key: Key) -> Change:
+
+def runs(
+    hf: Any, ids: Tensor, cells: Sequence[Sequence[Edit]], keep: Iterable[Key] = ()
+) -> tuple[Tensor, dict[Key, Tensor]]:
+    """The same of one prompt once for every list of edits: [row, pos, vocab]. Copies of it stand in one batch."""
+    seen: dict[Key, Tensor] = {}
+    at: dict[Key, list[tuple[int, Edit]]] = {key: [] for key in keep}
+    for row, edits in enumerate(cells):
+        for edit in edits:
+            at.setdefault((edit.kind, edit.layer), []).append((row, edit))
+
+    def acting(key: Key) -> Change:
         def act(x: Tensor) -> Tensor:
-            for edit in edits:
-                if (edit.kind, edit.layer) == key:
-                    x = edit.change(x.clone())
+            x = x.clone()
+            for row, edit in at[key]:
+                x[row] = edit.change(x[row].clone())
             seen[key] = x.clone()
             return x
 
         return act
 
-    changes = {key: through(key) for key in sorted(wanted, key=lambda key: (key[1], modules.KINDS.index(key[0])))}
-    of_weights = {layer: _viewed(hf, "pattern", act) for (kind, layer), act in changes.items() if kind == "pattern"}
+    keys = sorted(at, key=lambda key: (key[1], modules.KINDS.index(key[0])))
+    of_weights = {layer: modules.viewed(hf, kind, acting((kind, layer))) for kind, layer in keys if kind == "pattern"}
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(modules.weights_through(hf, of_weights))
-        for (kind, layer), act in changes.items():
-            for hook in _hooks(hf, kind, layer, act):
+        for kind, layer in keys:
+            for hook in modules.hooks(hf, kind, layer, acting((kind, layer))):
                 stack.callback(hook.remove)
-        logits = hf(input_ids=ids[None], use_cache=False).logits[0]
-    return logits, {key: seen[key] for key in keep}
-
-
-def _hooks(hf: Any, kind: str, layer: int, act: Change) -> list[Any]:
-    match kind:
-        case "pattern":
-            return []  # not reached by hooks
-        case "result":
-            return [_result(hf, layer, act)]
-        case "resid_mid":
-            return _resid_mid(hf, layer, act)
-        case _ if kind in modules.INPUTS:
-            return [_on_input(modules.module(hf, kind, layer), _viewed(hf, kind, act))]
-        case _:
-            return [_on_output(modules.module(hf, kind, layer), _viewed(hf, kind, act))]
-
-
-def _viewed(hf: Any, kind: str, act: Change) -> Change:
-    """A module's tensor with the activation in it replaced, and whatever else it holds left as it is."""
-
-    def change(given: Tensor) -> Tensor:
-        new = given.clone()
-        activation = modules.view(hf, kind, new)
-        activation.copy_(act(activation.clone()))
-        return new
-
-    return change
-
-
-def _on_input(module: Any, change: Change) -> Any:
-    def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (change(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
-
-    return module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _on_output(module: Any, change: Change) -> Any:
-    def hook(_: Any, __: Any, output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
-
-    return module.register_forward_hook(hook)
-
-
-def _result(hf: Any, layer: int, act: Change) -> Any:
-    """Head h writes z_h W_O^h; what changes in it is added to what the projection gives."""
-
-    w_o = modules.w_o(hf, layer)
-
-    def hook(_: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
-        z = modules.view(hf, "z", args[0])
-        written = torch.stack([z[:, h] @ w_o[h] for h in range(len(w_o))], 1)
-        return output + (act(written) - written).sum(1)
-
-    return modules.module(hf, "z", layer).register_forward_hook(hook)
-
-
-def _resid_mid(hf: Any, layer: int, act: Change) -> list[Any]:
-    """mid = pre + attn_out has no module of its own: attention adds what makes it the one wanted."""
-    if modules.parallel(hf):
-        raise ValueError("attention and MLP are parallel: there is no resid_mid")
-    pre: list[Tensor] = []
-
-    def remember(x: Tensor) -> Tensor:
-        pre[:] = [x]
-        return x
-
-    def add(attn_out: Tensor) -> Tensor:
-        return act((pre[0] + attn_out)[0])[None] - pre[0]
-
-    return [
-        _on_input(modules.module(hf, "resid_pre", layer), remember),
-        _on_output(modules.module(hf, "attn_out", layer), add),
-    ]
+        logits = hf(input_ids=ids.expand(len(cells), -1), use_cache=False).logits
+    return logits, seen
 
 
 def kinds(hf: Any) -> list[str]:
@@ -239,25 +176,21 @@ class PairOracle:
         _, self.of_source = run(hf, self.source, keep=keys(hf))
 
     def positions(self, where: Any) -> list[int]:
-        """Positions as an intervention says them, or ("column", c), as indices in the unpadded prompt."""
+        """Positions as an intervention says them, or ("column", c), as indices in the unpadded prompt, each once."""
         named = {
             "subject": [self.subject],
-            "post_subject": list(range(self.subject + 1, self.length - 1)),
+            "post_subject": range(self.subject + 1, self.length - 1),
             "last": [self.length - 1],
-            "all": list(range(self.length)),
+            "all": range(self.length),
         }
         if isinstance(where, str):
-            return named[where]
+            return list(named[where])
         if isinstance(where, int):
             return [where % self.length]
-        if isinstance(where, tuple) and where[0] == "column":
-            return self._in_prompt(where[1:])
-        columns = getattr(where, "columns", None)
-        return [p % self.length for p in where] if columns is None else self._in_prompt(columns)
-
-    def _in_prompt(self, columns: Iterable[int]) -> list[int]:
-        """Columns of the padded prompts, without those that are padding here."""
-        return [c - self.pad for c in columns if c >= self.pad]
+        columns = where[1:] if isinstance(where, tuple) and where[0] == "column" else getattr(where, "columns", None)
+        if columns is None:
+            return sorted({p % self.length for p in where})
+        return sorted({c - self.pad for c in columns if c >= self.pad})
 
     def from_source(self, kind: str, layer: int, where: Any, index: int | None = None, at_keys: Any = None) -> Edit:
         columns = None if at_keys is None else self.positions(at_keys)
@@ -295,14 +228,20 @@ class PairOracle:
     def _given(self, i: Any) -> Tensor:
         """A value that broadcasts to [pair, pos, …] over padded columns, as one laid over this pair's activation."""
         whole = self.of_source[i.site.kind, i.site.layer]
-        tail = list(whole.shape[1:] if i.site.index is None else whole.shape[2:])
+        tail = list(whole.shape[1:] if i.site.index is None else whole.shape[2:]) or [1]
         if i.site.kind == "pattern":
             tail[-1] += self.pad
         value = i.value.broadcast_to((*self.padded, *tail))[self.pair, self.pad :]
         if i.site.kind == "pattern":
             value = value[..., self.pad :]
-        return value if i.site.index is None else value.unsqueeze(1).expand(whole.shape)
+        return (value if value.ndim == whole.ndim else value.unsqueeze(1)).expand(whole.shape)
 
     def logits(self, edits: Sequence[Edit] = (), *, of: Tensor | None = None) -> Tensor:
         """At the last position, of the base prompt unless another is given."""
         return run(self.hf, self.base if of is None else of, edits)[0][-1]
+
+    def all_logits(self, cells: Sequence[Iterable[Any]]) -> Tensor:
+        """[cell, vocab] at the last position of the base prompt, under every cell of interventions."""
+        edits = [self.edits(cell) for cell in cells]
+        parts = [runs(self.hf, self.base, edits[i : i + 64])[0][:, -1] for i in range(0, len(edits), 64)]
+        return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Where the Hugging Face classes keep each activation: module names written down by hand, and views of their tensors."""
+"""Where the Hugging Face classes keep each activation, by module names written down by hand, and how it is reached."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
+
+Change = Callable[[Tensor], Tensor]
 
 KINDS = (
     "embed", "resid_pre", "q", "k", "v", "pattern", "z", "result", "attn_out", "resid_mid", "post", "mlp_out",
@@ -58,47 +61,127 @@ def module(hf: Any, kind: str, layer: int) -> Any:
     return hf.get_submodule(names["blocks"])[layer].get_submodule(names[kind])
 
 
+def heads(hf: Any, kind: str) -> int:
+    """How many heads an activation has: key and value heads for those; 0 for one without heads."""
+    if kind not in ("q", "k", "v", "pattern", "z", "result"):
+        return 0
+    n = hf.config.num_attention_heads
+    return getattr(hf.config, "num_key_value_heads", n) if kind in ("k", "v") else n
+
+
 def view(hf: Any, kind: str, given: Tensor) -> Tensor:
-    """The activation [pos, …] within the batch of one that its module takes or gives; writing to it writes there."""
-    heads, x = hf.config.num_attention_heads, given[0]
+    """The activation [row, pos, …] within what its module takes or gives; writing to it writes there."""
     match kind:
         case "q" | "k" | "v":
-            return _projected(hf, kind, x, heads, getattr(hf.config, "num_key_value_heads", heads))
+            return _projected(hf, kind, given)
         case "pattern":
-            return x.transpose(0, 1)  # from [head, query, key]
+            return given.transpose(1, 2)  # from [row, head, query, key]
         case "z":
-            return x.unflatten(-1, (heads, -1))
+            return given.unflatten(-1, (heads(hf, kind), -1))
         case _:
-            return x
+            return given
 
 
-def _projected(hf: Any, kind: str, x: Tensor, heads: int, kv_heads: int) -> Tensor:
-    """Queries, keys or values [pos, head, d_head], which each architecture lays out in its own way."""
-    which = "qkv".index(kind)
-    sizes = (heads, kv_heads, kv_heads)
+def _projected(hf: Any, kind: str, given: Tensor) -> Tensor:
+    """Queries, keys or values [row, pos, head, d_head], which each architecture lays out in its own way."""
+    which, sizes = "qkv".index(kind), [heads(hf, kind) for kind in "qkv"]
     match type(hf).__name__:
         case "GPTNeoXForCausalLM":  # [q|k|v] of the first head, then of the second, …
-            return x.unflatten(-1, (heads, 3, -1))[:, :, which]
+            return given.unflatten(-1, (sizes[0], 3, -1))[:, :, :, which]
         case "Phi3ForCausalLM" | "GPT2LMHeadModel":  # all queries, all keys, all values
-            return x.unflatten(-1, (sum(sizes), -1))[:, sum(sizes[:which]) : sum(sizes[: which + 1])]
-        case "Gemma3ForCausalLM" if kind != "v":  # the norm is given [head, pos, d_head]
-            return x.transpose(0, 1)
+            return given.unflatten(-1, (sum(sizes), -1))[:, :, sum(sizes[:which]) : sum(sizes[: which + 1])]
+        case "Gemma3ForCausalLM" if kind != "v":  # the norm is given [row, head, pos, d_head]
+            return given.transpose(1, 2)
         case "Qwen3ForCausalLM" if kind != "v":
-            return x
+            return given
         case _:
-            return x.unflatten(-1, (sizes[which], -1))
+            return given.unflatten(-1, (sizes[which], -1))
 
 
 def w_o(hf: Any, layer: int) -> Tensor:
     """The output projection by head [head, d_head, d_model]; GPT-2 alone stores it input first."""
     weight = module(hf, "z", layer).weight
     inputs_first = weight if type(hf).__name__ == "GPT2LMHeadModel" else weight.T
-    return inputs_first.unflatten(0, (hf.config.num_attention_heads, -1))
+    return inputs_first.unflatten(0, (heads(hf, "z"), -1))
+
+
+def hooks(hf: Any, kind: str, layer: int, act: Change) -> list[Any]:
+    """Install what shows an activation [row, pos, …] to `act` and puts what it returns in its place."""
+    match kind:
+        case "pattern":
+            return []  # not reached by hooks
+        case "result":
+            return [_result(hf, layer, act)]
+        case "resid_mid":
+            return _resid_mid(hf, layer, act)
+        case _ if kind in INPUTS:
+            return [_on_input(module(hf, kind, layer), viewed(hf, kind, act))]
+        case _:
+            return [_on_output(module(hf, kind, layer), viewed(hf, kind, act))]
+
+
+def viewed(hf: Any, kind: str, act: Change) -> Change:
+    """A module's tensor with the activation in it replaced, and whatever else it holds left as it is."""
+
+    def change(given: Tensor) -> Tensor:
+        new = given.clone()
+        activation = view(hf, kind, new)
+        activation.copy_(act(activation))
+        return new
+
+    return change
+
+
+def _on_input(entered: Any, change: Change) -> Any:
+    def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (change(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    return entered.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _on_output(left: Any, change: Change) -> Any:
+    def hook(_: Any, __: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    return left.register_forward_hook(hook)
+
+
+def _result(hf: Any, layer: int, act: Change) -> Any:
+    """Head h writes z_h W_O^h; what changes in it is added to what the projection gives."""
+    matrices = w_o(hf, layer)
+
+    def hook(_: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
+        z = view(hf, "z", args[0])
+        written = torch.stack([z[:, :, h] @ matrix for h, matrix in enumerate(matrices)], 2)
+        return output + (act(written) - written).sum(2)
+
+    return module(hf, "z", layer).register_forward_hook(hook)
+
+
+def _resid_mid(hf: Any, layer: int, act: Change) -> list[Any]:
+    """mid = pre + attn_out has no module of its own: attention adds what makes it the one wanted."""
+    if parallel(hf):
+        raise ValueError("attention and MLP are parallel: there is no resid_mid")
+    pre: list[Tensor] = []
+
+    def remember(x: Tensor) -> Tensor:
+        pre[:] = [x]
+        return x
+
+    def add(attn_out: Tensor) -> Tensor:
+        return act(pre[0] + attn_out) - pre[0]
+
+    return [
+        _on_input(module(hf, "resid_pre", layer), remember),
+        _on_output(module(hf, "attn_out", layer), add),
+    ]
 
 
 @contextmanager
-def weights_through(hf: Any, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Attention weights [1, head, query, key] of some layers pass through a function before they mix the values.
+def weights_through(hf: Any, changes: Mapping[int, Change]) -> Iterator[None]:
+    """Attention weights [row, head, query, key] of some layers pass through a function before they mix the values.
 
     No hook reaches them: for a while the file that defines the model has another `eager_attention_forward`, which asks
     the one it stands for for its weights and mixes the values of each head's group itself.

@@ -29,10 +29,6 @@ class RandomEdits:
     def numbers(self, *shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=self._generator)
 
-    def heads(self, kind: str) -> int:
-        """How many heads an activation has; 0 for one without."""
-        return self._shape[kind][0] if len(self._shape[kind]) > 1 else 0
-
     def vector(self, kind: str, *, each: bool) -> torch.Tensor:
         """Along the site's last axis, of the size that its activations have."""
         pairs = (self._n_pairs,) if each else ()
@@ -46,8 +42,11 @@ class RandomEdits:
         return scale * (1 + 0.5 * self.numbers(self._n_pairs)) if each else scale
 
     def value(self, site: Site, *, each: bool) -> torch.Tensor:
-        """For all pairs [head, d] or [d]; for each [pair, pos, head, d] or [pair, pos, d]; of a pattern d is the key."""
-        tail = self._shape[site.kind] if site.index is None else self._shape[site.kind][1:]
+        """For all pairs [head, d] or [d]; for each [pair, pos, head, d] or [pair, pos, d].
+
+        Of a pattern d is the key; of one neuron it is an axis of length one.
+        """
+        tail = (self._shape[site.kind] if site.index is None else self._shape[site.kind][1:]) or (1,)
         if site.kind == "pattern":
             tail = (*tail[:-1], self._n_pos)
         return self._scale[site.kind] * self.numbers(*((self._n_pairs, self._n_pos) if each else ()), *tail)

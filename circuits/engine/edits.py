@@ -83,7 +83,7 @@ def bind(
     """
     check(model, tokens, cell)
     bound = (_bind(model, tokens, intervention, source, skip_before) for intervention in cell)
-    return tuple(sorted(bound, key=lambda b: (b.site.layer, ORDER[b.site.kind])))
+    return tuple(sorted(bound, key=lambda b: (b.intervention.site.layer, ORDER[b.intervention.site.kind])))
 
 
 def check(model: Model, tokens: TokenPairs, cell: Cell) -> None:
@@ -114,7 +114,8 @@ def _bind(model: Model, tokens: TokenPairs, i: Intervention, source: Run | None,
     value: Tensor | None = None
     keys: Tensor | None = None
     if isinstance(i, Patch):
-        keys = None if i.keys is None else _mask(tokens, i.keys).to(model.device)
+        if site.kind == "pattern":  # whole rows are those over real tokens: nothing is mixed in from padding
+            keys = _mask(tokens, "all" if i.keys is None else i.keys).to(model.device)
         if i.value is not None:
             value = _broadcast(i.value, site, tokens, model)
         elif source is None:
@@ -180,7 +181,9 @@ def _apply(bound: Bound, activation: Float[Tensor, "pair pos ..."], at: At) -> F
     where = bound.mask[:, at.columns]
     where = where.view(*where.shape, *[1] * (old.ndim - 2))
     if bound.keys is not None:
-        where = where & bound.keys.view(len(bound.keys), *[1] * (old.ndim - 2), -1)
+        seen = torch.arange(bound.keys.shape[1]) <= at.columns[:, None]  # what comes later cannot be attended to
+        seen = seen.view(len(seen), *[1] * (old.ndim - 3), -1).to(where.device)
+        where = where & bound.keys.view(len(bound.keys), *[1] * (old.ndim - 2), -1) & seen
     value = None if bound.value is None else bound.value[:, at.columns]
     new = torch.where(where, transform(bound.intervention, old, value), old)
     if bound.index is None:

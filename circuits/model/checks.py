@@ -2,8 +2,8 @@
 
 1. logits of the transformer-lens view equal the Hugging Face forward;
 2. resid_pre + attn_out + mlp_out = resid_post in every block;
-3. attention rows sum to one, values mixed by them are z, and the products z W_O add up to what the projection gives:
-   patterns, key-value heads and heads are addressed as the model uses them;
+3. attention rows sum to one, and values mixed by them are z; a head without its query (or its key) attends evenly, and
+   the others as before: patterns, heads and key-value heads are addressed as the model uses them;
 4. hooks bite: zeroing any site of the first, middle or last block changes the logits.
 
 Each is run on one short sequence. A model that fails is refused with the number that failed.
@@ -11,6 +11,7 @@ Each is run on one short sequence. A model that fails is refused with the number
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.errors import ModelError
-from circuits.model.hooks import Edit, hooked
+from circuits.model.hooks import Edit, hooked, recorded
 from circuits.sites import Site, SiteKind
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def prove(model: Model) -> dict[str, float]:
     with torch.no_grad():
         bridge = model.bridge(tokens, return_type="logits")
     facts = {"logits against transformer-lens": (bridge - logits).abs().max().item() / scale}
-    facts |= _identities(model, tokens, mask)
+    facts |= _identities(model, tokens, mask) | _even(model, tokens, mask)
     for fact, value in facts.items():
         if not value <= tolerance:
             raise ModelError(
@@ -89,6 +90,42 @@ def _identities(model: Model, tokens: Tensor, mask: Tensor) -> dict[str, float]:
     return found
 
 
+def _even(model: Model, tokens: Tensor, mask: Tensor) -> dict[str, float]:
+    """How far the first head's pattern is from even when its query or key is zero, and other groups' from unchanged."""
+    if {"q", "k", "pattern"} & set(model.parts.lacking):
+        return {}
+    group, worst = model.shape.n_heads // model.shape.n_kv_heads, 0.0
+    for layer in _some_layers(model):
+        pattern = Site("pattern", layer)
+        kinds: tuple[SiteKind, ...] = ("q", "k")
+        rows: dict[str, Tensor] = {}
+
+        def keep(name: str, activation: Tensor, rows: dict[str, Tensor] = rows) -> None:
+            rows[name] = activation.detach()
+
+        with hooked(model.parts, {pattern: partial(keep, "intact")}), recorded(model.parts) as calls:
+            model.logits(tokens, mask)
+        allowed = calls[layer]["attention_mask"][:, 0, :, None] > torch.finfo(model.dtype).min / 2
+        even = allowed / allowed.sum(-1, keepdim=True)
+        for kind in kinds:
+            with hooked(model.parts, {Site(kind, layer): _without_first, pattern: partial(keep, kind)}):
+                model.logits(tokens, mask)
+            silent = 1 if kind == "q" else group
+            gap = rows[kind] - torch.cat([even.expand(-1, -1, silent, -1), rows["intact"][:, :, silent:]], 2)
+            worst = max(worst, gap.abs().max().item())
+    return {"attention without a query or key": worst}
+
+
+def _without_first(activation: Tensor) -> Tensor:
+    activation = activation.clone()
+    activation[:, :, 0] = 0
+    return activation
+
+
+def _some_layers(model: Model) -> list[int]:
+    return sorted({0, model.shape.n_layers // 2, model.shape.n_layers - 1})
+
+
 def _bite(model: Model, tokens: Tensor, mask: Tensor, logits: Tensor) -> float:
     def zero(activation: Tensor) -> Tensor:
         return torch.zeros_like(activation)
@@ -96,7 +133,7 @@ def _bite(model: Model, tokens: Tensor, mask: Tensor, logits: Tensor) -> float:
     smallest = float("inf")
     kinds: list[SiteKind] = [kind for kind in _BITING if kind not in model.parts.lacking]
     for kind in kinds:
-        for layer in sorted({0, model.shape.n_layers // 2, model.shape.n_layers - 1}):
+        for layer in _some_layers(model):
             site = Site(kind, layer)
             with hooked(model.parts, {site: zero}) as fired:
                 change: Any = (model.logits(tokens, mask) - logits).abs().max().item()

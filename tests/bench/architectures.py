@@ -18,11 +18,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its t
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "engine")]
 
-import small_models
-import test_against_oracle as held
+import small_models  # noqa: E402  found on the path just given
+import test_against_oracle as held  # noqa: E402
 
-from circuits.engine import sweep
-from circuits.sites import HOOK_NAMES
+from circuits.engine import sweep  # noqa: E402
+from circuits.sites import HOOK_NAMES  # noqa: E402
 
 PAGE = TESTS.parent / "docs" / "architectures.md"
 TEXT = """<!-- Made by `make architectures`: change tests/bench/architectures.py, or measure again. -->

@@ -20,8 +20,10 @@ from circuits.sites import Site
 
 TOKENS = small_models.uneven()
 RESIDUALS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-HEADS = [("q", 1), ("q", 3), ("k", -1), ("v", -1), ("pattern", 0), ("pattern", 2), ("z", 0), ("z", 3), ("result", 2)]
-"""Heads by themselves; of keys and values the last of their own heads."""
+HEADS: dict[Any, int] = {"q": 3, "k": -1, "v": -1, "pattern": 2, "z": 3, "result": 1}
+"""A head by itself; of keys and values the last of their own heads."""
+MORE: list[tuple[Any, int]] = [("q", 0), ("k", 0), ("v", 0), ("pattern", 0), ("z", 0), ("result", 2), ("post", 47)]
+"""And another."""
 LAYERS = (0, 2, 3)
 TOKEN = "w60"
 
@@ -30,12 +32,10 @@ TOKEN = "w60"
 
 
 def _sites(architecture: str, layer: int) -> list[Site]:
-    """Every site of a block: all heads and neurons at once, and some by themselves."""
-    config = small_models.raw(architecture).config
-    kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
-    sites = [Site(kind, layer) for kind in oracle.kinds(small_models.raw(architecture)) if kind != "embed"]
-    sites += [Site(kind, layer, index if index >= 0 else kv_heads + index) for kind, index in HEADS]
-    return [*sites, Site("post", layer, 5), Site("post", layer, 47)]
+    """Every site of a block: all heads and neurons at once, and one by itself."""
+    hf = small_models.raw(architecture)
+    heads = [Site(kind, layer, index % oracle_modules.heads(hf, kind)) for kind, index in HEADS.items()]
+    return [*(Site(kind, layer) for kind in oracle.kinds(hf) if kind != "embed"), *heads, Site("post", layer, 5)]
 
 
 def _every_site(architecture: str) -> list[Cell]:
@@ -44,6 +44,7 @@ def _every_site(architecture: str) -> list[Cell]:
     sites = [site for layer in LAYERS for site in _sites(architecture, layer)]
     cells: list[Cell] = [(Patch(Site("embed"), where),) for where in (*places, *singles)]
     cells += [(Patch(site, where),) for site in sites for where in places]
+    sites += [Site(kind, layer, index) for layer in LAYERS for kind, index in MORE]
     # one of the single positions each, another one in each architecture
     begin = small_models.ARCHITECTURES.index(architecture)
     return cells + [(Patch(site, singles[(begin + i) % len(singles)]),) for i, site in enumerate(sites)]
@@ -58,12 +59,12 @@ def _pattern_cells() -> list[Cell]:
     ]  # fmt: skip
     sites = [Site("pattern", layer, head) for layer, head in ((0, 1), (1, 2), (2, 0), (3, 3))]
     sites += [Site("pattern", layer) for layer in (0, 3)]
-    chosen = [(site, *end) for i, site in enumerate(sites) for end in (ends[0], *ends[1 + i % 2 :: 2])]
+    chosen = [(site, *end) for i, site in enumerate(sites) for end in (ends[0], *ends[1 + i % 5 :: 5])]
     return [(Patch(site, where, keys=keys),) for site, where, keys in chosen]
 
 
 def _each_column(architecture: str) -> list[Cell]:
-    """Single positions of the whole residual stream's sites, a part of them in each architecture."""
+    """Single positions of the residual stream's sites, a part of them in each architecture."""
     cells: list[Cell] = [
         (Patch(Site(kind, layer), Columns((p,))),)
         for kind in RESIDUALS
@@ -109,17 +110,13 @@ def _pairs(architecture: str, direction: str) -> list[PairOracle]:
 def _expected(architecture: str, cells: list[Cell], direction: str) -> dict[str, torch.Tensor]:
     """The three metrics of every cell and pair, float64."""
     vocab = dict(small_models.model(architecture).tokenizer.get_vocab())
-    rows: dict[str, list[list[float]]] = {"refusal": [], "log-odds": [], "difference": []}
-    for cell in cells:
-        found: dict[str, list[float]] = {name: [] for name in rows}
-        for pair, said in zip(_pairs(architecture, direction), small_models.UNEVEN, strict=True):
-            logits = pair.logits(pair.edits(cell))
-            found["refusal"].append(oracle.against_mean(logits, vocab[TOKEN]))
-            found["log-odds"].append(oracle.log_odds(logits, [vocab[TOKEN], vocab["w61"]]))
-            found["difference"].append(oracle.difference(logits, vocab[said[2]], vocab[said[3]]))
-        for name, values in found.items():
-            rows[name].append(values)
-    return {name: torch.tensor(values, dtype=torch.float64) for name, values in rows.items()}
+    columns: dict[str, list[list[float]]] = {"refusal": [], "log-odds": [], "difference": []}
+    for pair, said in zip(_pairs(architecture, direction), small_models.UNEVEN, strict=True):
+        logits, (answer, wrong) = pair.all_logits(cells), (vocab[token] for token in said[2:])
+        columns["refusal"].append([oracle.against_mean(row, vocab[TOKEN]) for row in logits])
+        columns["log-odds"].append([oracle.log_odds(row, [vocab[TOKEN], vocab["w61"]]) for row in logits])
+        columns["difference"].append([oracle.difference(row, answer, wrong) for row in logits])
+    return {name: torch.tensor(values, dtype=torch.float64).T for name, values in columns.items()}
 
 
 def _metric(architecture: str, name: str) -> Any:
@@ -134,7 +131,7 @@ def _metric(architecture: str, name: str) -> Any:
 
 
 def _said(cell: Cell) -> str:
-    return " + ".join(f"{i.site.label} at {i.positions}" + (f", keys {i.keys}" if i.keys else "") for i in cell)
+    return " + ".join(f"{i.site.label} at {i.positions}, keys {getattr(i, 'keys', None)}" for i in cell)
 
 
 def _agree(cells: list[Cell], found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -170,7 +167,8 @@ def test_patches_together_equal_the_oracle_in_every_metric(architecture: str, di
     cells = _groups(architecture)
     model, expected = small_models.model(architecture), _expected(architecture, cells, direction)
     for name, values in expected.items():
-        swept = sweep(model, TOKENS, _metric(architecture, name), cells, direction=direction)
+        metric, audited = _metric(architecture, name), name == "difference"
+        swept = sweep(model, TOKENS, metric, cells, direction=direction, audited=audited)
         _agree(cells, swept.value, values)
         assert (swept.value - swept.base).abs().amax(1).min() > 1e-4
 
@@ -226,6 +224,15 @@ def test_the_oracle_reads_what_hugging_face_gives(architecture: str):
             assert q.shape == z.shape
             assert k.shape == v.shape
     assert torch.equal(logits, given.logits[0])
+
+
+@pytest.mark.parametrize("architecture", small_models.ARCHITECTURES)
+def test_the_oracles_copies_of_a_prompt_do_not_see_each_other(architecture: str):
+    pair, cells = _pairs(architecture, "denoise")[2], _groups(architecture)
+    together = pair.all_logits([*cells, ()])
+    alone = torch.stack([pair.logits(pair.edits(cell)) for cell in [*cells, ()]])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert (together[:-1] - together[-1]).abs().amax(1).min() > 1e-4
 
 
 @pytest.mark.parametrize("architecture", small_models.ARCHITECTURES)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from itertools import permutations
-from typing import Any
+from typing import Any, NamedTuple
 
 import oracle
+import oracle_modules
 import pytest
 import small_models
 import tiny
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
 from oracle import PairOracle
@@ -26,14 +27,15 @@ from circuits.sites import Site
 ANSWER, WRONG = "w60", "w61"
 DIRECTIONS = st.sampled_from(["denoise", "noise"])
 ARCHITECTURES = st.sampled_from(small_models.ARCHITECTURES)
-examples = settings(deadline=None, derandomize=True, max_examples=25)
+# examples are small as they are: a failure is shown at once instead of minutes later and a little smaller
+examples = settings(deadline=None, derandomize=True, max_examples=25, phases=(Phase.explicit, Phase.generate))
 
 
-# --- strategies -------------------------------------------------------------------------------------------------------
+# --- strategies: plain values, from which the tests make prompts and interventions ---------------------------------------
 
 
 @st.composite
-def prompts(draw: Any) -> TokenPairs:
+def sentences(draw: Any) -> list[tuple[str, str, str, str]]:
     """One to three pairs of 3 to 8 words, one of which differs, wherever it stands."""
 
     def pair() -> tuple[str, str, str, str]:
@@ -43,78 +45,110 @@ def prompts(draw: Any) -> TokenPairs:
         clean, corrupt = (" ".join(f"w{i}" for i in said) for said in (words, swapped))
         return clean, corrupt, ANSWER, WRONG
 
-    return PairSet.from_pairs([pair() for _ in range(draw(st.integers(1, 3)))]).tokenize(tiny.tokenizer())
+    return [pair() for _ in range(draw(st.integers(1, 3)))]
 
 
-def places(tokens: TokenPairs) -> st.SearchStrategy[Any]:
-    shortest = int(tokens.lengths.min())
-    position = st.integers(-shortest, shortest - 1)
-    column = st.integers(0, tokens.n_pos - 1)
+def places(lengths: list[int]) -> st.SearchStrategy[Any]:
+    """Positions by name, by number and by column of the padded prompts."""
+    position, column = st.integers(-min(lengths), min(lengths) - 1), st.integers(0, max(lengths) - 1)
     return st.one_of(
         st.sampled_from(["subject", "post_subject", "last", "all"]),
         position,
         st.lists(position, min_size=1, max_size=3),
-        st.lists(column, min_size=1, max_size=3).map(lambda c: Columns(tuple(c))),
+        st.lists(column, min_size=1, max_size=3).map(lambda columns: ("columns", *columns)),
     )
 
 
-@st.composite
-def interventions(draw: Any, architecture: str, tokens: TokenPairs) -> Intervention:
-    random = RandomEdits(architecture, tokens, seed=draw(st.integers(0, 2**16)))
-    kind = draw(st.sampled_from(oracle.kinds(small_models.raw(architecture))))
-    name = draw(st.sampled_from(("source", "value") if kind == "pattern" else ("source", *EDITS)))
-    layer, heads = 0 if kind == "embed" else draw(st.integers(0, 3)), random.heads(kind)
-    index = draw(st.none() | st.integers(0, heads - 1)) if heads else None
-    if kind == "post" and name in ("source", "value"):
-        index = draw(st.none() | st.integers(0, 47))
-    site, where = Site(kind, layer, index), draw(places(tokens))
-    if kind == "pattern":
-        value = random.value(site, each=True) if name == "value" else None
-        return Patch(site, where, value, keys=draw(st.none() | places(tokens)))
-    return Patch(site, where) if name == "source" else random.edit(name, site, where, each=draw(st.booleans()))
+class Said(NamedTuple):
+    """An intervention before it is made."""
+
+    kind: str
+    layer: int
+    index: int | None
+    edit: str
+    where: Any
+    keys: Any
+    each: bool
+    seed: int
+
+    def made(self, architecture: str, tokens: TokenPairs) -> Intervention:
+        site = Site(self.kind, self.layer, self.index)  # type: ignore[arg-type]
+        where, keys = (Columns(p[1:]) if isinstance(p, tuple) else p for p in (self.where, self.keys))
+        random = RandomEdits(architecture, tokens, seed=self.seed)
+        if self.kind == "pattern":
+            # weights over what a query sees
+            seen = tokens.mask[:, None] & torch.ones(tokens.n_pos, tokens.n_pos, dtype=torch.bool).tril()
+            own = random.value(site, each=True).abs() * (seen if self.index is not None else seen[:, :, None])
+            return Patch(site, where, None if self.edit == "source" else own, keys=keys)
+        return Patch(site, where) if self.edit == "source" else random.edit(self.edit, site, where, each=self.each)
 
 
 @st.composite
-def cells(draw: Any, architecture: str, tokens: TokenPairs) -> Cell:
-    return tuple(draw(st.lists(interventions(architecture, tokens), min_size=1, max_size=3)))
+def interventions(draw: Any, hf: Any, lengths: list[int]) -> Said:
+    kind = draw(st.sampled_from(oracle.kinds(hf)))
+    edit = draw(st.sampled_from(("source", "value") if kind == "pattern" else ("source", *EDITS)))
+    number = 48 if kind == "post" and edit in ("source", "value") else oracle_modules.heads(hf, kind)
+    return Said(
+        kind,
+        layer=0 if kind == "embed" else draw(st.integers(0, 3)),
+        index=draw(st.none() | st.integers(0, number - 1)) if number else None,
+        edit=edit,
+        where=draw(places(lengths)),
+        keys=draw(st.none() | places(lengths)) if kind == "pattern" else None,
+        each=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**16)),
+    )
+
+
+def cells(hf: Any, lengths: list[int]) -> st.SearchStrategy[list[Said]]:
+    return st.lists(interventions(hf, lengths), min_size=1, max_size=3)
+
+
+def _tokens(said: list[tuple[str, str, str, str]]) -> TokenPairs:
+    return PairSet.from_pairs(said).tokenize(tiny.tokenizer())
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
 @examples
-@given(data=st.data(), architecture=ARCHITECTURES, tokens=prompts(), direction=DIRECTIONS)
-def test_any_two_cells_and_both_in_one_equal_the_oracle(
-    data: Any, architecture: str, tokens: TokenPairs, direction: Any
-):
-    model, first = small_models.model(architecture), data.draw(cells(architecture, tokens))
-    second = data.draw(cells(architecture, tokens))
+@given(data=st.data(), architecture=ARCHITECTURES, pairs=sentences(), direction=DIRECTIONS)
+def test_any_two_cells_and_both_in_one_equal_the_oracle(data: Any, architecture: str, pairs: Any, direction: Any):
+    model, hf, tokens = small_models.model(architecture), small_models.raw(architecture), _tokens(pairs)
+    drawn = [data.draw(cells(hf, tokens.lengths.tolist())) for _ in range(2)]
+    first, second = (tuple(said.made(architecture, tokens) for said in cell) for cell in drawn)
     chosen, vocab = [first, second, first + second], model.tokenizer.get_vocab()
-    pairs = [PairOracle(small_models.raw(architecture), tokens, i, direction) for i in range(tokens.n_pairs)]
-    logits = [[pair.logits(pair.edits(cell)) for pair in pairs] for cell in chosen]
-    for metric, formula in (
-        (LogitDifference(model), lambda row: oracle.difference(row, vocab[ANSWER], vocab[WRONG])),
-        (LogOdds(model, ANSWER), lambda row: oracle.log_odds(row, [vocab[ANSWER]])),
-    ):
-        expected = torch.tensor([[formula(row) for row in rows] for rows in logits])
-        swept = sweep(model, tokens, metric, chosen, direction=direction)
-        assert (swept.value - expected).abs().max() <= 1e-5 * max(1.0, expected.abs().max().item())
+    alone = [PairOracle(hf, tokens, i, direction) for i in range(tokens.n_pairs)]
+    rows = [[pair.logits(pair.edits(cell)) for pair in alone] for cell in chosen]
+    if data.draw(st.booleans()):
+        metric: Metric = LogOdds(model, ANSWER)
+        expected = torch.tensor([[oracle.log_odds(row, [vocab[ANSWER]]) for row in cell] for cell in rows])
+    else:
+        metric = LogitDifference(model)
+        expected = torch.tensor(
+            [[oracle.difference(row, vocab[ANSWER], vocab[WRONG]) for row in cell] for cell in rows]
+        )
+    value = sweep(model, tokens, metric, chosen, direction=direction).value
+    assert (value - expected).abs().max() <= 1e-5 * max(1.0, expected.abs().max().item())
 
 
 @examples
-@given(data=st.data(), architecture=ARCHITECTURES, tokens=prompts(), direction=DIRECTIONS)
+@given(data=st.data(), architecture=ARCHITECTURES, pairs=sentences(), direction=DIRECTIONS)
 def test_the_order_of_patches_of_different_sites_does_not_matter(
-    data: Any, architecture: str, tokens: TokenPairs, direction: Any
+    data: Any, architecture: str, pairs: Any, direction: Any
 ):
-    model, kinds = small_models.model(architecture), oracle.kinds(small_models.raw(architecture))
-    sites = st.builds(
-        lambda kind, layer: Site(kind, 0 if kind == "embed" else layer), st.sampled_from(kinds), st.integers(0, 3)
-    )
-    chosen = data.draw(st.lists(sites, min_size=2, max_size=3, unique=True))
-    patches = [Patch(site, data.draw(places(tokens))) for site in chosen]
+    model, hf, tokens = small_models.model(architecture), small_models.raw(architecture), _tokens(pairs)
+    sites = st.tuples(st.sampled_from(oracle.kinds(hf)), st.integers(0, 3))
+    drawn = data.draw(st.lists(sites, min_size=2, max_size=3, unique=True))
+    where = [data.draw(places(tokens.lengths.tolist())) for _ in drawn]
+    said = [
+        Said(kind, 0 if kind == "embed" else layer, None, "source", at, None, each=False, seed=0)
+        for (kind, layer), at in zip(drawn, where, strict=True)
+    ]
+    patches = [one.made(architecture, tokens) for one in said]
     orders: list[Cell] = list(permutations(patches))
-    value = sweep(model, tokens, LogitDifference(model), orders, direction=direction).value
-    pairs = [PairOracle(small_models.raw(architecture), tokens, i, direction) for i in range(tokens.n_pairs)]
+    value = sweep(model, tokens, LogitDifference(model), orders, direction=direction, audited=False).value
+    pairs = [PairOracle(hf, tokens, i, direction) for i in range(tokens.n_pairs)]
     vocab = model.tokenizer.get_vocab()
     rows = [pair.logits(pair.edits(patches)) for pair in pairs]
     expected = torch.tensor([oracle.difference(row, vocab[ANSWER], vocab[WRONG]) for row in rows])
@@ -177,15 +211,13 @@ def _interrupted(n: int, right: Any) -> Any:
 
 
 @settings(examples, max_examples=15)
-@given(data=st.data(), architecture=ARCHITECTURES, tokens=prompts(), n=st.integers(1, 3))
-def test_a_sweep_leaves_the_model_as_it_was(data: Any, architecture: str, tokens: TokenPairs, n: int):
-    model = small_models.model(architecture)
-    # the first is there to be run, in every block from the second
-    chosen = [
-        (Patch(Site("attn_out", 1)),),
-        data.draw(cells(architecture, tokens)),
-        data.draw(cells(architecture, tokens)),
-    ]
+@given(data=st.data(), architecture=ARCHITECTURES, pairs=sentences(), n=st.integers(1, 3))
+def test_a_sweep_leaves_the_model_as_it_was(data: Any, architecture: str, pairs: Any, n: int):
+    model, hf, tokens = small_models.model(architecture), small_models.raw(architecture), _tokens(pairs)
+    drawn = [data.draw(cells(hf, tokens.lengths.tolist())) for _ in range(2)]
+    # the first is there to be run, in every block above the second
+    chosen: list[Cell] = [(Patch(Site("attn_out", 1)),)]
+    chosen += [tuple(said.made(architecture, tokens) for said in cell) for cell in drawn]
     before, metric = _state(model.hf), LogOdds(model, ANSWER)
     assert not any(before["hooks"].values())
 
@@ -197,7 +229,7 @@ def test_a_sweep_leaves_the_model_as_it_was(data: Any, architecture: str, tokens
     assert _state(model.hf) == before
 
     # the third time one is called is in the sweep itself: after the runs patched into and patched from
-    mlp = model.parts.blocks[data.draw(st.integers(2, 3))].mlp
+    mlp = oracle_modules.module(model.hf, "mlp_out", data.draw(st.integers(2, 3)))
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(vars(mlp), "forward", _interrupted(n, mlp.forward))
         with pytest.raises(KeyboardInterrupt):

@@ -26,7 +26,8 @@ def test_what_is_proved(architecture: str):
     model = small_models.model(architecture)
     exact = {name: value for name, value in model.facts.items() if not name.startswith("smallest")}
     assert set(exact) == {
-        "logits against transformer-lens", "residual additivity", "attention rows", "values mixed by patterns"
+        "logits against transformer-lens", "residual additivity", "attention rows", "values mixed by patterns",
+        "attention without a query or key",
     }  # fmt: skip
     assert all(0 <= value <= 1e-5 for value in exact.values())
     assert model.facts["smallest effect of zeroing a site"] > 1e-3
