@@ -28,17 +28,37 @@ if TYPE_CHECKING:
     from circuits.graph import component_graph, export, load_graph
     from circuits.interventions import Ablate, Add, Clamp, Patch, Rotate, ablate_everywhere
     from circuits.measure.attention import classify_heads
+    from circuits.measure.attribution import attribute_logits
     from circuits.measure.behaviour import behaviour
     from circuits.measure.blocks import patch_blocks
+    from circuits.measure.clamping import clamp_component
     from circuits.measure.directions import choose_direction
     from circuits.measure.groups import patch_groups
     from circuits.measure.head_sets import patch_head_sets
+    from circuits.measure.head_writes import head_writes
     from circuits.measure.heads import patch_heads
+    from circuits.measure.interaction import interactions
+    from circuits.measure.lens import logit_lens
+    from circuits.measure.ov import ov_circuits
+    from circuits.measure.patched_behaviour import patched_behaviour
+    from circuits.measure.repair_identity import decompose_repair
     from circuits.measure.residual import patch_residual
+    from circuits.measure.self_repair import self_repair
+    from circuits.measure.transfer import transfer
+    from circuits.measure.unembedding import compare_unembedding
     from circuits.measure.writes import components
     from circuits.metrics import LogitDifference, LogOdds, RefusalMetric
     from circuits.model import Model, bundled_models, load
-    from circuits.prompts import Pair, PairSet, TokenPairs, filter_subjects, refusal_subjects, toy_refusal_pairs
+    from circuits.prompts import (
+        InstructionSet,
+        Pair,
+        PairSet,
+        TokenPairs,
+        diverse_instructions,
+        filter_subjects,
+        refusal_subjects,
+        toy_refusal_pairs,
+    )
     from circuits.refusal import is_refusal
     from circuits.sites import Site, head, neuron, parse
 
@@ -50,18 +70,30 @@ _HOME = {
     "circuits.graph": ("component_graph", "export", "load_graph"),
     "circuits.interventions": ("Ablate", "Add", "Clamp", "Patch", "Rotate", "ablate_everywhere"),
     "circuits.measure.attention": ("classify_heads",),
+    "circuits.measure.attribution": ("attribute_logits",),
     "circuits.measure.behaviour": ("behaviour",),
     "circuits.measure.blocks": ("patch_blocks",),
+    "circuits.measure.clamping": ("clamp_component",),
     "circuits.measure.directions": ("choose_direction",),
     "circuits.measure.groups": ("patch_groups",),
     "circuits.measure.head_sets": ("patch_head_sets",),
+    "circuits.measure.head_writes": ("head_writes",),
     "circuits.measure.heads": ("patch_heads",),
+    "circuits.measure.interaction": ("interactions",),
+    "circuits.measure.lens": ("logit_lens",),
+    "circuits.measure.ov": ("ov_circuits",),
+    "circuits.measure.patched_behaviour": ("patched_behaviour",),
+    "circuits.measure.repair_identity": ("decompose_repair",),
     "circuits.measure.residual": ("patch_residual",),
+    "circuits.measure.self_repair": ("self_repair",),
+    "circuits.measure.transfer": ("transfer",),
+    "circuits.measure.unembedding": ("compare_unembedding",),
     "circuits.measure.writes": ("components",),
     "circuits.metrics": ("LogOdds", "LogitDifference", "RefusalMetric"),
     "circuits.model": ("Model", "bundled_models", "load"),
     "circuits.prompts": (
-        "Pair", "PairSet", "TokenPairs", "filter_subjects", "refusal_subjects", "toy_refusal_pairs",
+        "InstructionSet", "Pair", "PairSet", "TokenPairs", "diverse_instructions", "filter_subjects", "refusal_subjects",
+        "toy_refusal_pairs",
     ),
     "circuits.refusal": ("is_refusal",),
     "circuits.sites": ("Site", "head", "neuron", "parse"),
@@ -73,6 +105,7 @@ __all__ = [
     "Add",
     "CircuitError",
     "Clamp",
+    "InstructionSet",
     "LogOdds",
     "LogitDifference",
     "Model",
@@ -84,31 +117,43 @@ __all__ = [
     "Site",
     "TokenPairs",
     "ablate_everywhere",
+    "attribute_logits",
     "behaviour",
     "bundled_models",
     "choose_direction",
+    "clamp_component",
     "classify_heads",
+    "compare_unembedding",
     "component_graph",
     "components",
+    "decompose_repair",
+    "diverse_instructions",
     "export",
     "filter_subjects",
     "generate",
     "head",
+    "head_writes",
+    "interactions",
     "is_refusal",
     "load",
     "load_graph",
+    "logit_lens",
     "mean_activations",
     "neuron",
+    "ov_circuits",
     "parse",
     "patch_blocks",
     "patch_groups",
     "patch_head_sets",
     "patch_heads",
     "patch_residual",
+    "patched_behaviour",
     "refusal_subjects",
     "resampled_activations",
+    "self_repair",
     "sweep",
     "toy_refusal_pairs",
+    "transfer",
 ]
 
 

@@ -1,12 +1,16 @@
-"""Projections and planes; tensors only."""
+"""Projections, planes and norms held at one scale; tensors only."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.errors import UndefinedError
+from circuits.errors import ModelError, UndefinedError
 
 
 def component(
@@ -28,3 +32,65 @@ def random_directions(n: int, d_model: int, *, seed: int) -> Float[Tensor, "dire
     """Unit vectors uniform on the sphere: the null for every claim about one direction."""
     draws = torch.randn(n, d_model, generator=torch.Generator().manual_seed(seed))
     return draws / draws.norm(dim=-1, keepdim=True)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FrozenNorm:
+    """A LayerNorm or RMSNorm with its scales held: norm(x) = gain ∘ (x − mean x)/scale + bias, affine in x.
+
+    An RMSNorm keeps the mean (`centred` is False) and has no bias. Everything is in double precision, on the CPU.
+    """
+
+    gain: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"]
+    centred: bool
+    scale: Float[Tensor, "*batch"]
+    """Of each vector it was frozen at."""
+
+    def folded(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """The norm without its scale and bias: gain ∘ (x − mean x)."""
+        x = x.double().cpu()
+        return self.gain * (x - x.mean(-1, keepdim=True) if self.centred else x)
+
+    def transposed(self, g: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """What a direction after the norm is before it, but for the scale: ⟨g, folded(x)⟩ = ⟨transposed(g), x⟩."""
+        g = self.gain * g.double().cpu()
+        return g - g.mean(-1, keepdim=True) if self.centred else g
+
+    def linear(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """What a part of the vectors becomes; the bias is left out. Axes of `scale` come first in x."""
+        return self.folded(x) / self.scale.view(*self.scale.shape, *[1] * (x.ndim - self.scale.ndim))
+
+
+def freeze_norm(norm: Callable[[Tensor], Tensor], at: Float[Tensor, "*batch d_model"]) -> FrozenNorm:
+    """Read a norm off its own outputs, whatever its class calls its weights, with the scales it has at some vectors.
+
+    norm(0) is the bias, norm(1, 1, …) tells whether it centres, and norm of signs that sum to zero is the gain, so that
+    Gemma's 1 + weight needs no special case. Raises UndefinedError for a vector without a scale, ModelError for a norm
+    of another form.
+    """
+    d_model = at.shape[-1]
+    signs = torch.ones(d_model)
+    signs[1::2] = -1
+    if d_model % 2:
+        signs[:3] = torch.tensor([1.0, 1.0, -2.0])
+    with torch.no_grad():
+        bias, level, waves = (
+            norm(x.to(at.device, at.dtype)[None])[0].double().cpu() for x in (torch.zeros(d_model), torch.ones(d_model), signs)
+        )
+        out = norm(at).double().cpu() - bias
+    gain = (waves - bias) / signs.double()  # up to one factor, which the scales take up
+    centred = bool((level - bias).norm() < 1e-2 * gain.norm())
+    unscaled = FrozenNorm(gain, bias, centred, torch.ones(at.shape[:-1], dtype=torch.double))
+    folded = unscaled.folded(at)
+    scale = (folded * folded).sum(-1) / (folded * out).sum(-1)
+    if not (scale.isfinite() & (scale > 0)).all():
+        raise UndefinedError("a norm of a vector without length has no scale to hold")
+    frozen = FrozenNorm(gain, bias, centred, scale)
+    error = ((frozen.linear(at) - out).abs().max() / out.abs().max()).item()
+    if not error <= (1e-4 if at.dtype in (torch.float32, torch.float64) else 5e-2):
+        raise ModelError(
+            f"a norm of this model is not gain ∘ x / scale + bias (off by {error:.1e}): nothing can be read through it"
+        )
+    return frozen

@@ -132,6 +132,8 @@ def test_hover_gives_number_interval_and_unit(cells: pd.DataFrame) -> None:
     assert "layer 1 · position -2" in hover
     assert "<b>40 logits</b> [39.75, 40.25]" in hover
     assert "survives" in hover
+    tested = heat(cells.assign(chance=0.0123), p="chance")
+    assert "<br>p 0.0123" in next(tested.select_traces({"type": "heatmap"})).hovertext[0][0]
 
 
 def test_dots_and_dashes_stand_in_their_cells(cells: pd.DataFrame) -> None:

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from circuits.frames import fraction, long_frame, summary, undefined
+from circuits.errors import UndefinedError
+from circuits.frames import cells, fraction, long_frame, said_of_dots, summary, sweep_summary, undefined
+from circuits.stats import cluster_bootstrap_means, max_t, max_t_test
 
 BASE = np.array([0.0, 10.0, 5.0, -2.0])
 SOURCE = np.array([4.0, 2.0, 5.0, -2.0 + 1e-5])
@@ -91,3 +93,83 @@ def test_the_order_of_pairs_does_not_decide_the_mean():
     values = np.random.default_rng(0).normal(size=(30, 2))
     table, shuffled = (summary(_frame(v), ["layer"], "fraction") for v in (values, values[::-1]))
     assert np.allclose(table["mean"], shuffled["mean"])
+
+
+def test_cells_are_the_frame_as_pairs_by_cells():
+    values = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan], [5.0, 7.0, np.nan]])
+    named, matrix, pairs = cells(_frame(values).sample(frac=1, random_state=0), ["layer"], "fraction")
+    assert named["layer"].tolist() == [0, 1]
+    assert pairs == [0, 1, 2]
+    np.testing.assert_array_equal(matrix, values[:, :2])
+
+
+def test_only_combinations_that_are_there_are_built():
+    # a label per layer and head would otherwise make layers × heads × labels columns
+    frame = long_frame({"pair": [0, 1], "layer": [0, 1], "head": [0, 1]}, {"fraction": np.ones((2, 2, 2))})
+    frame = frame.assign(label=[f"L{r.layer}.H{r.head}" for r in frame.itertuples()])
+    named, matrix, _ = cells(frame, ["layer", "head", "label"], "fraction")
+    assert named["label"].tolist() == ["L0.H0", "L0.H1", "L1.H0", "L1.H1"]
+    assert matrix.shape == (2, 4)
+
+
+def test_a_summary_over_clusters_draws_clusters():
+    values, of = np.random.default_rng(2).normal(size=(12, 2)), [0, 0, 0, 1, 1, 2, 3, 4, 4, 5, 6, 7]
+    values[4, 1] = np.nan
+    table = summary(_frame(values), ["layer"], "fraction", clusters=of)
+    whole = cluster_bootstrap_means(values[:, :1], of)[0]
+    kept = np.isfinite(values[:, 1])
+    gaps = cluster_bootstrap_means(values[kept, 1:], np.array(of)[kept])[0]
+    assert table["low"].tolist() == pytest.approx([whole.low, gaps.low])
+    assert table["mean"].tolist() == pytest.approx([whole.estimate, gaps.estimate])
+    with pytest.raises(UndefinedError, match="2 clusters named for 12 pairs"):
+        summary(_frame(values), ["layer"], "fraction", clusters=[0, 1])
+
+
+def test_p_of_a_sweep_counts_all_its_cells():
+    rng = np.random.default_rng(3)
+    values = rng.normal([0.0, 0.5, 1.5, 0.0], 1, size=(20, 4))
+    values[:, 3] = 0.0
+    table = sweep_summary(_frame(values), ["layer"])
+    assert table["p"].tolist() == pytest.approx(max_t(values))
+    assert table["survives"].tolist() == (table["p"] <= 0.05).tolist()
+    assert table["survives"][2]
+    assert table["note"].tolist() == ["", "", "", "zero in every pair"]
+    assert table["p"][3] == 1.0
+    assert table["mean"].tolist() == pytest.approx(values.mean(0))
+    assert f"all 4 cells (max-T, signs of whole pairs flipped): {int(table['survives'].sum())}" in said_of_dots(table)
+
+
+def test_undefined_pairs_are_missing_in_the_test_too():
+    values = np.random.default_rng(4).normal(0.8, 1, size=(10, 3))
+    values[2] = np.nan  # a pair whose runs agree
+    values[7:, 1] = np.nan  # prompts too short for the position
+    table = sweep_summary(_frame(values), ["layer"])
+    defined = np.delete(values, 2, axis=0)
+    found = max_t_test(defined, present=np.isfinite(defined))
+    assert table["n"].tolist() == [cell.n for cell in found] == [9, 6, 9]
+    assert table["p"].tolist() == pytest.approx([cell.p for cell in found], abs=0.01)
+    assert table["least_p"].tolist() == [2.0**-8, 2.0**-5, 2.0**-8]
+
+
+def test_few_pairs_have_no_p_and_say_why():
+    table = sweep_summary(_frame(np.random.default_rng(5).normal(3, 0.1, size=(4, 3))), ["layer"])
+    assert table["p"].isna().all()
+    assert not table["survives"].any()
+    assert set(table["least_p"]) == {0.125}
+    assert set(table["note"]) == {"cannot reach significance with 4 pairs: p ≥ 0.125"}
+    assert said_of_dots(table) == "no dots: 4 pairs cannot reach p ≤ 0.05 (least 0.125)"
+
+
+def test_rounding_is_not_an_effect():
+    values = np.full((12, 2), 0.1)
+    values[:, 1] = 3e-7  # of one sign in every pair
+    table = sweep_summary(_frame(values), ["layer"])
+    assert table["survives"].tolist() == [True, False]
+    assert table["note"][1] == "zero in every pair"
+
+
+def test_clusters_cost_pairs():
+    values, of = np.full((12, 1), 0.1), [i // 3 for i in range(12)]
+    assert sweep_summary(_frame(values), ["layer"])["p"][0] == 2.0**-11
+    clustered = sweep_summary(_frame(values), ["layer"], clusters=of)
+    assert clustered["note"][0] == "cannot reach significance with 4 clusters: p ≥ 0.125"

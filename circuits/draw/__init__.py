@@ -2,6 +2,7 @@
 
     heatmap         one number per cell: layer × position, layer × head, layer × layer
     lines, bars     numbers with intervals, along an axis or by group
+    waterfall       a sum, term by term
     distribution    every prompt as a point
     attention_grid  many heads' patterns, small, on the same tokens
     network         a circuit, left to right
@@ -18,6 +19,7 @@ from circuits.draw.line import lines
 from circuits.draw.points import distribution, scatter
 from circuits.draw.rotation import polar
 from circuits.draw.theme import CLASS_COLOURS, PALETTE
+from circuits.draw.waterfall import waterfall
 
 __all__ = [
     "CLASS_COLOURS",
@@ -30,4 +32,5 @@ __all__ = [
     "network",
     "polar",
     "scatter",
+    "waterfall",
 ]

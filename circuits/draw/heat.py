@@ -33,6 +33,7 @@ def heatmap(  # noqa: PLR0913  each is a column or a name on the figure
     quantile: float = 0.99,
     low: str | None = None,
     high: str | None = None,
+    p: str | None = None,
     marked: str | None = None,
     caption: str = "",
 ) -> go.Figure:
@@ -40,10 +41,11 @@ def heatmap(  # noqa: PLR0913  each is a column or a name on the figure
 
     `x_labels` are token texts by x value, greyed for those in `muted`. The scale is symmetric around 0
     (unless `diverging=False`) and clipped at `quantile` of |value|, which the legend then says. `low` and
-    `high` are the columns of an interval shown on hover; a dot marks cells where the boolean column `marked`
-    is true. Undefined cells show a dash. Raises CircuitError where a cell has more than one row.
+    `high` are the columns of an interval, `p` that of a p-value, all shown on hover; a dot marks cells where the
+    boolean column `marked` is true, and the caption has to say what that means. Undefined cells show a dash.
+    Raises CircuitError where a cell has more than one row.
     """
-    canvas.need(frame, x, y, value, facet, low, high, marked)
+    canvas.need(frame, x, y, value, facet, low, high, p, marked)
     keys = [c for c in (facet, y, x) if c is not None]
     if frame.duplicated(keys).any():
         raise CircuitError(f"more than one row for a cell of {' × '.join(keys)}; average the frame first")
@@ -76,6 +78,7 @@ def heatmap(  # noqa: PLR0913  each is a column or a name on the figure
         for row in part.to_dict("records"):
             number = words.number(row[value]) + (f" {words.plain(unit)}" if unit else "")
             interval = words.spread(row[low], row[high]) if low and high else ""
+            chance = f"<br>p {words.number(row[p])}" if p else ""
             dot = "<br>● survives the sweep-wide test" if marked and row[marked] == 1 else ""
             at = at_y[row[y]], at_x[row[x]]
             label = labels[at[1]]
@@ -84,7 +87,7 @@ def heatmap(  # noqa: PLR0913  each is a column or a name on the figure
             text[at] = (
                 (f"{words.plain(name)}<br>" if name else "")
                 + f"{words.plain(y_title)} {words.plain(row[y])} · {words.plain(x_title)} {said}<br>"
-                + f"<b>{number}</b>{interval}{dot}"
+                + f"<b>{number}</b>{interval}{chance}{dot}"
             )
         fig.add_trace(
             go.Heatmap(

@@ -3,7 +3,7 @@
 Reading order: capture (one run, kept), edits and transform (what an intervention does to an activation), readout (metric
 at the last position), window and replay (resume that run at a layer and position), single and several (cells of one
 patch, and all others), sweep (a list of cells), audit (the certificate of a sweep, against the slow oracle), donors
-(means and other prompts' activations), generate (completions under interventions).
+(means and other prompts' activations), read (activations under a cell), generate (completions under interventions).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from circuits.engine.capture import Run, capture
 from circuits.engine.certificate import Certificate
 from circuits.engine.donors import mean_activations, resampled_activations
 from circuits.engine.generate import generate
+from circuits.engine.read import Reading, read
 from circuits.engine.sweep import Swept, sweep
 
 __all__ = [
-    "Certificate", "Run", "Swept", "baseline", "capture", "generate", "mean_activations", "resampled_activations", "sweep",
+    "Certificate", "Reading", "Run", "Swept", "baseline", "capture", "generate", "mean_activations", "read",
+    "resampled_activations", "sweep",
 ]  # fmt: skip

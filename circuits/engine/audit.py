@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from circuits.engine.capture import Run, capture
 from circuits.engine.certificate import Certificate
-from circuits.engine.edits import activation_of, bind, sites_of
+from circuits.engine.edits import activation_of, bind, columns_of, sites_of
 from circuits.engine.oracle import cell_logits
 from circuits.engine.precision import fits_in_fp32, in_fp32
 from circuits.errors import AuditError
@@ -49,29 +49,39 @@ _RESIDUAL = ("before", "additivity")
 Values = Callable[["Replay", TokenPairs, "Readout", list[Cell], Run], Float[Tensor, "cell pair"]]
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Cells to recompute, each on one pair, and what the sweep found there."""
+
+    cells: list[Cell]
+    on: list[int]
+    value: Float[Tensor, " cell"]
+
+
 def audit(
-    replay: Replay, tokens: TokenPairs, readout: Readout, cells: list[Cell], source: Run,
-    value: Float[Tensor, "cell pair"], values: Values,
+    replay: Replay, source: Run, tokens: TokenPairs, readout: Readout, sample: Sample, values: Values,
+    unchecked: Certificate,
 ) -> Certificate:  # fmt: skip
-    """Check a finished sweep. Raises AuditError naming the check that failed and by how much."""
-    model, base, cost, fired = replay.model, replay.base, replay.token_layers, replay.fired
+    """Check a finished sweep on a sample of its cells, whose sites both runs keep.
+
+    Raises AuditError naming the check that failed and by how much.
+    """
+    model, base, on = replay.model, replay.base, sample.on
     base_value, source_value = (readout(run.resid[-1][None, :, -1])[0] for run in (base, source))
     share = _TOLERANCE.get(model.dtype, 5e-2)
     tolerance = share * max(1.0, base_value.abs().max().item())
 
-    rng = random.Random(0)  # noqa: S311  not for secrets
-    chosen, on = _sample(replay, tokens, cells, source, rng)
-    sample = [cells[c] for c in chosen]
-    own = _self_patch(base, sample)
+    own = _self_patch(base, sample.cells)
     watched: dict[Site, Tensor] = {}
-    slow, whole = _slow(replay, tokens, readout, sample, source, on, watched)
+    slow, whole = _slow(replay, tokens, readout, sample.cells, source, on, watched)
     found = {
         "readout": _gap(readout.of_logits(base.last_logits[None])[0], base_value),
         "self_patch": _gap(values(replay, tokens, readout, own, base), base_value) if own else float("nan"),
         "patch_all": _gap(whole, source_value[on[0]]),
         "before": _before(replay, tokens, watched, on[0]),
         "additivity": _additivity(replay, tokens, watched, on[0]),
-        "oracle": _gap(slow, value[chosen, on]),
+        "oracle": _gap(slow, sample.value),
     }
     for check, deviation in found.items():
         allowed = share if check in _RESIDUAL else tolerance
@@ -80,11 +90,10 @@ def audit(
                 f"{model.name}: the sweep failed its {check.replace('_', '-')} check by {deviation:.1e} "
                 f"(at most {allowed:.1e}); do not use these numbers"
             )
-    return Certificate(
-        cells=len(cells), token_layers=cost, fired=fired, sampled=len(chosen),
-        looped_token_layers=len(cells) * base.tokens.numel() * replay.n_layers,
+    return replace(
+        unchecked, sampled=len(on), looped_token_layers=unchecked.cells * base.tokens.numel() * replay.n_layers,
         dtype=str(model.dtype).removeprefix("torch."),
-        from_fp32=_from_fp32(replay, tokens, readout, sample, source, on, value[chosen, on]), **found,
+        from_fp32=_from_fp32(replay, tokens, readout, sample, source), **found,
     )  # fmt: skip
 
 
@@ -97,19 +106,18 @@ def _self_patch(base: Run, cells: list[Cell]) -> list[Cell]:
     return []
 
 
-def _sample(
-    replay: Replay, tokens: TokenPairs, cells: list[Cell], source: Run, rng: random.Random
-) -> tuple[list[int], list[int]]:
+def sampled(tokens: TokenPairs, cells: Sequence[Cell]) -> tuple[list[int], list[int]]:
     """Which cells to recompute, each on which pair: one in 400 but at least two, so that it stays a small share.
 
     Where it can, a pair whose edited columns reach its first difference: before it a patch does nothing, done or not.
     """
+    rng = random.Random(0)  # noqa: S311  not for secrets
     n = min(len(cells), max(2, min(8, len(cells) // 400)))
     after = torch.arange(tokens.n_pos) >= tokens.subject[:, None]
     reaching: list[tuple[int, int]] = []
     others: list[tuple[int, int]] = []
     for c in rng.sample(range(len(cells)), min(len(cells), 8 * n)):
-        masks = [b.mask.cpu() & after for b in bind(replay.model, tokens, cells[c], source)]
+        masks = [columns_of(tokens, i.positions) & after for i in cells[c]]
         pairs = torch.stack(masks).any(0).any(1).nonzero()[:, 0].tolist() if masks else []
         (reaching if pairs else others).append((c, rng.choice(pairs or range(tokens.n_pairs))))
     drawn = (reaching + others)[:n]
@@ -170,17 +178,16 @@ def _additivity(replay: Replay, tokens: TokenPairs, watched: dict[Site, Tensor],
 
 
 def _from_fp32(
-    replay: Replay, tokens: TokenPairs, readout: Readout, cells: list[Cell], source: Run, on: list[int],
-    value: Float[Tensor, " cell"],
-) -> float:  # fmt: skip
+    replay: Replay, tokens: TokenPairs, readout: Readout, sample: Sample, source: Run
+) -> float:
     """The audited cells against the same weights in fp32, source activations included."""
     model = replay.model
     if model.dtype not in (torch.bfloat16, torch.float16) or not fits_in_fp32(model):
         return float("nan")
     with in_fp32(model):
-        wide = capture(model, source.tokens, source.mask, sites_of(cells))
-        exact, _ = _slow(replay, tokens, readout, cells, wide, on, {})
-    return _gap(exact, value)
+        wide = capture(model, source.tokens, source.mask, sites_of(sample.cells))
+        exact, _ = _slow(replay, tokens, readout, sample.cells, wide, sample.on, {})
+    return _gap(exact, sample.value)
 
 
 def _gap(a: Tensor, b: Tensor) -> float:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 
+from circuits.engine.edits import sites_of
 from circuits.engine.progress import advance
+from circuits.interventions import Cell
 from circuits.model import Model
+from circuits.prompts.align import TokenPairs
+from circuits.sites import Site
 
 Job = TypeVar("Job")
 _CPU_TOKENS = 512
 """On a CPU larger batches only leave the cache; measured in tests/bench."""
+_KEPT = 2**29
+"""Bytes of activations kept at once for patches, of both runs together."""
 _SHARE = 4
 """Of the free memory a batch may take one part in so many (and at most 1 GiB), unless a limit is given."""
 
@@ -32,6 +39,27 @@ def rows_at_once(model: Model, n_pairs: int, n_pos: int, width: int, max_memory:
     if model.device.type == "cpu":
         rows = min(rows, _CPU_TOKENS // (n_pairs * width))
     return max(1, int(rows))
+
+
+def groups_of(
+    model: Model, tokens: TokenPairs, cells: Sequence[Cell], max_memory: int | None = None
+) -> list[list[int]]:
+    """Cells that share their kept activations: as many sites together as fit into half a GiB (or `max_memory`).
+
+    Of all layers at once, wide sites (neurons, products of heads) would fill more memory than the sweep itself.
+    """
+    size = 2 * tokens.mask.numel() * torch.finfo(model.dtype).bits // 8  # of one entry per column, in both runs
+    room = min(max_memory or _KEPT, _KEPT)
+    groups: list[list[int]] = [[]]
+    kept: set[Site] = set()
+    for i in sorted(range(len(cells)), key=lambda i: max((e.site.layer for e in cells[i]), default=0)):
+        here = kept | sites_of([cells[i]])
+        if groups[-1] and size * sum(math.prod(model.shape.tail(site, tokens.n_pos)) for site in here) > room:
+            groups.append([])
+            here = sites_of([cells[i]])
+        groups[-1].append(i)
+        kept = here
+    return groups
 
 
 def free_memory(device: torch.device) -> int:

@@ -97,11 +97,11 @@ def check(model: Model, tokens: TokenPairs, cell: Cell) -> None:
         if i.site.index is not None and not 0 <= i.site.index < count:
             what = {"post": "neurons", "k": "key-value heads", "v": "key-value heads"}.get(i.site.kind, "heads")
             raise SiteError(f"{i.site.label}: this model has {what} 0 to {count - 1}")
-        _mask(tokens, i.positions)
+        columns_of(tokens, i.positions)
         tail = model.shape.tail(i.site, tokens.n_pos)
         if isinstance(i, Patch):
             if i.keys is not None:
-                _mask(tokens, i.keys)
+                columns_of(tokens, i.keys)
             if i.value is not None:
                 _broadcast(i.value, i.site, tokens, model)
         else:
@@ -110,12 +110,12 @@ def check(model: Model, tokens: TokenPairs, cell: Cell) -> None:
 
 def _bind(model: Model, tokens: TokenPairs, i: Intervention, source: Run | None, skip_before: int) -> Bound:
     site = i.site
-    mask = _mask(tokens, i.positions).to(model.device)
+    mask = columns_of(tokens, i.positions).to(model.device)
     value: Tensor | None = None
     keys: Tensor | None = None
     if isinstance(i, Patch):
         if site.kind == "pattern":  # whole rows are those over real tokens: nothing is mixed in from padding
-            keys = _mask(tokens, "all" if i.keys is None else i.keys).to(model.device)
+            keys = columns_of(tokens, "all" if i.keys is None else i.keys).to(model.device)
         if i.value is not None:
             value = _broadcast(i.value, site, tokens, model)
         elif source is None:
@@ -142,7 +142,8 @@ def _indexed(whole: Float[Tensor, "pair pos ..."], site: Site) -> Float[Tensor, 
     return whole[..., site.index, :] if site.has_heads else whole[..., site.index, None]
 
 
-def _mask(tokens: TokenPairs, where: Where) -> Bool[Tensor, "pair pos"]:
+def columns_of(tokens: TokenPairs, where: Where) -> Bool[Tensor, "pair pos"]:
+    """The columns meant, never padding. Raises SiteError for one that does not exist."""
     if not isinstance(where, Columns):
         return tokens.position_mask(where)
     beyond = [c for c in where.columns if not -tokens.n_pos <= c < tokens.n_pos]

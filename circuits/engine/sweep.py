@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.audit import audit
+from circuits.engine.audit import Sample, audit, sampled
+from circuits.engine.batches import groups_of
 from circuits.engine.capture import Run, capture
 from circuits.engine.certificate import Certificate
 from circuits.engine.edits import Bound, bind, check, sites_of
@@ -62,21 +64,64 @@ def sweep(
     """
     if not cells:
         raise SiteError("a sweep needs at least one cell")
-    wanted, bound_metric = sites_of(list(cells)), metric.bind(tokens)
+    bound_metric = metric.bind(tokens)
     for cell in cells:  # everything that can be wrong with a cell is said before the first forward pass
         check(model, tokens, cell)
-    ids = (tokens.corrupt, tokens.clean) if direction == "denoise" else (tokens.clean, tokens.corrupt)
+    runs = _Runs(model, tokens, direction, max_memory)
     readout = Readout(model, bound_metric)
-    replay = Replay(model, capture(model, ids[0], tokens.mask, wanted), max_memory=max_memory)
-    source = source_of(replay, ids[1], wanted, tokens.first_difference)
-    value = values(replay, tokens, readout, list(cells), source)
-    base_value, source_value = (readout(run.resid[-1][None, :, -1])[0] for run in (replay.base, source))
-    certificate = (
-        audit(replay, tokens, readout, list(cells), source, value, values)
-        if audited
-        else Certificate(cells=len(cells), token_layers=replay.token_layers, fired=replay.fired)
-    )
+    value = torch.empty(0)
+    groups = groups_of(model, tokens, cells, max_memory)
+    for group in groups:
+        mine = [cells[i] for i in group]
+        replay, source = runs.keeping(mine)
+        part = values(replay, tokens, readout, mine, source)
+        value = part.new_empty(len(cells), tokens.n_pairs) if value.numel() == 0 else value
+        value[group] = part
+    certificate = Certificate(cells=len(cells), token_layers=runs.token_layers, fired=runs.fired)
+    if audited:
+        chosen, on = sampled(tokens, cells)
+        sample = Sample([cells[i] for i in chosen], on, value[chosen, on])
+        replay, source = runs.last if len(groups) == 1 else runs.keeping(sample.cells)
+        certificate = audit(replay, source, tokens, readout, sample, values, certificate)
+    base_value, source_value = (readout(run.resid[-1][None, :, -1])[0] for run in (runs.last[0].base, runs.last[1]))
     return Swept(value.cpu(), base_value.cpu(), source_value.cpu(), certificate)
+
+
+@final
+class _Runs:
+    """The two runs of a sweep, keeping what some cells need; the work done with all of them so far."""
+
+    def __init__(self, model: Model, tokens: TokenPairs, direction: Direction, max_memory: int | None) -> None:
+        self._model, self._tokens, self._max_memory = model, tokens, max_memory
+        both = (tokens.corrupt, tokens.clean)
+        self._base, self._source = both if direction == "denoise" else both[::-1]
+        self._kept: list[tuple[Replay, Run]] = []
+        self._done = (0, 0)
+
+    def keeping(self, cells: Sequence[Cell]) -> tuple[Replay, Run]:
+        """Both runs with the sites that these cells take from them; what earlier cells needed is let go."""
+        self._done = (self.token_layers, self.fired)
+        self._kept.clear()
+        sites = sites_of(list(cells))
+        base = capture(self._model, self._base, self._tokens.mask, sites)
+        replay = Replay(self._model, base, max_memory=self._max_memory)
+        self._kept.append((replay, source_of(replay, self._source, sites, self._tokens.first_difference)))
+        return self.last
+
+    @property
+    def last(self) -> tuple[Replay, Run]:
+        """The two runs kept now."""
+        return self._kept[-1]
+
+    @property
+    def token_layers(self) -> int:
+        """Tokens × blocks run."""
+        return self._done[0] + sum(replay.token_layers for replay, _ in self._kept)
+
+    @property
+    def fired(self) -> int:
+        """How often a hook of an edit fired."""
+        return self._done[1] + sum(replay.fired for replay, _ in self._kept)
 
 
 def values(

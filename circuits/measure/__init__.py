@@ -5,6 +5,11 @@ blocks      which single block matters?                  heads       which singl
 groups      which stage matters, at which position?      head_sets   do these heads carry it together?
 directions  which direction carries the behaviour?       writes      where does it enter the residual stream?
 behaviour   does the model do it, and does it stop when the direction is gone?
+patched_behaviour  and when components are patched?      transfer    do classes found on pairs hold on other prompts?
+head_writes which heads write the direction?             ov          from what, and which tokens?
+lens, attribution  who moves the metric directly?        unembedding which tokens does the direction speak to?
+clamping    what does the component's size do?           interaction do two components need or replace each other?
+self_repair, repair_identity  what makes up for what was removed?
 
 Files here never import each other; what two share stands below, in `frames` and `tables`.
 """

@@ -20,7 +20,7 @@ from circuits.draw import bars
 from circuits.engine import sweep
 from circuits.engine.sweep import Direction
 from circuits.errors import SiteError
-from circuits.frames import summary
+from circuits.frames import sweep_summary
 from circuits.interventions import Patch
 from circuits.metrics import Metric
 from circuits.model import Model
@@ -55,12 +55,13 @@ class GroupPatching(Result):
         spans = {name: _span(layers) for name, layers in self.groups.items()}
         return frame.assign(layers=frame["group"].map(spans), direction=self.direction)
 
-    def to_summary(self) -> pd.DataFrame:
-        """One row per group, kind and position: mean fraction, interval, and whether the mean reaches one half.
+    def to_summary(self, *, clusters: Sequence[int] | None = None) -> pd.DataFrame:
+        """One row per group, kind and position: mean fraction, interval, p, and whether the mean reaches one half.
 
-        That is the write-up's rule; it does not look at the interval.
+        That is the write-up's rule; it does not look at the interval. p is over all cells (`frames.sweep_summary`);
+        `clusters` names the cluster of each pair where pairs share templates or subjects.
         """
-        table = summary(self.to_frame(), ["position", "group", "kind", "layers"], "fraction")
+        table = sweep_summary(self.to_frame(), ["position", "group", "kind", "layers"], clusters=clusters)
         table = table.assign(necessary=table["mean"] >= NECESSARY, direction=self.direction)
         order = {name: i for i, name in enumerate([*self.positions, *self.groups, *KINDS])}
         return table.sort_values(["position", "group", "kind"], key=lambda c: c.map(order)).reset_index(drop=True)

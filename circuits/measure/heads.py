@@ -9,6 +9,7 @@ Source: "Analysing the Refusal Circuit in Gemma 2b IT"; "Replicating 'Refusal Me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from circuits.draw import heatmap
 from circuits.engine import sweep
 from circuits.engine.sweep import Direction
-from circuits.frames import summary
+from circuits.frames import said_of_dots, sweep_summary
 from circuits.interventions import Patch
 from circuits.metrics import Metric
 from circuits.model import Model
@@ -50,15 +51,24 @@ class HeadPatching(Result):
         labels = [head(layer, h).label for layer, h in zip(frame["layer"], frame["head"], strict=True)]
         return frame.assign(label=labels, positions=self.positions, direction=self.direction)
 
+    def to_summary(self, *, clusters: Sequence[int] | None = None) -> pd.DataFrame:
+        """One row per head: mean fraction, interval, and p over all cells (`frames.sweep_summary`).
+
+        `clusters` names the cluster of each pair where pairs share templates or subjects.
+        """
+        table = sweep_summary(self.to_frame(), ["layer", "head", "label"], clusters=clusters)
+        return table.assign(positions=self.positions, direction=self.direction)
+
     def figure(self) -> go.Figure:
         """Fraction recovered, layer × head, averaged over pairs."""
+        table = self.to_summary()
         return heatmap(
-            summary(self.to_frame(), ["layer", "head"], "fraction"),
-            x="head", y="layer", value="mean", low="low", high="high",
+            table,
+            x="head", y="layer", value="mean", low="low", high="high", p="p", marked="survives",
             title=f"Single heads patched at {self.positions}, {self.direction[:-1]}ing",
             x_title="head", y_title="layer", unit="fraction recovered",
             quantile=1.0,  # few heads act, and they are what is looked for
-            caption=self.provenance.caption,
+            caption=f"{self.provenance.caption} · {said_of_dots(table)}",
         )  # fmt: skip
 
 

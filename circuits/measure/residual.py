@@ -9,6 +9,7 @@ Source: "Analysing the Refusal Circuit in Gemma 2b IT", activation patching the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from circuits.draw import heatmap
 from circuits.engine import sweep
 from circuits.engine.sweep import Direction
-from circuits.frames import summary
+from circuits.frames import said_of_dots, sweep_summary
 from circuits.interventions import Columns, Patch
 from circuits.metrics import Metric
 from circuits.model import Model
@@ -49,16 +50,25 @@ class ResidualPatching(Result):
         frame = patched_frame({"layer": layers, "pos": positions(self.tokens)}, self.value, self.base, self.source)
         return with_tokens(frame.assign(direction=self.direction), self.tokens)
 
+    def to_summary(self, *, clusters: Sequence[int] | None = None) -> pd.DataFrame:
+        """One row per layer and position: mean fraction, interval, and p over all cells (`frames.sweep_summary`).
+
+        `clusters` names the cluster of each pair where pairs share templates or subjects.
+        """
+        return sweep_summary(self.to_frame(), ["layer", "pos"], clusters=clusters).assign(direction=self.direction)
+
     def figure(self) -> go.Figure:
         """Fraction recovered, layer × position, averaged over pairs."""
         frame = self.to_frame()
         labels, muted = position_labels(frame)
+        table = self.to_summary()
         return heatmap(
-            summary(frame, ["layer", "pos"], "fraction"),
-            x="pos", y="layer", value="mean", low="low", high="high", x_labels=labels, muted=muted,
+            table,
+            x="pos", y="layer", value="mean", low="low", high="high", p="p", marked="survives",
+            x_labels=labels, muted=muted,
             title=f"Residual stream patched, {self.direction[:-1]}ing",
             x_title="position (from the end)", y_title="layer entered", unit="fraction recovered", quantile=1.0,
-            caption=self.provenance.caption,
+            caption=f"{self.provenance.caption} · {said_of_dots(table)}",
         )  # fmt: skip
 
 

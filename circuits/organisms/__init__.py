@@ -2,8 +2,8 @@
 
 Reading order: `vocabulary` (words), `inflect` and `wording` (how they are said), `grammar` (what a request
 means), `sampling` (splits and distractors), `tokenizer`, `train`, then `measure` and `card` (what a
-checkpoint turned out to do). The checkpoints lie beside the code in Hugging Face format; `bundled` finds
-them.
+checkpoint turned out to do). The checkpoints lie beside the code in Hugging Face format; `bundled` finds them.
+`planted` writes models whose circuit is known by construction.
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Prompts: pairs that differ in one token, the chat template around them, and the tokens aligned.
 
 Read `pairs`, then `chat`, `align` and `token_pairs`; `subjects` chooses words that are one token, `toy` loads
-the sets that come with the package. Names are loaded on first use, because aligned tokens need torch and
+the pairs that come with the package, `instructions` reads prompts without a partner, `clusters` says which pairs share a
+template. Names are loaded on first use, because aligned tokens need torch and
 reading pairs does not.
 """
 
@@ -9,7 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from circuits.prompts.clusters import subject_clusters, template_clusters
     from circuits.prompts.columns import Column
+    from circuits.prompts.instruction_tokens import InstructionTokens
+    from circuits.prompts.instructions import Instruction, InstructionSet, diverse_instructions
     from circuits.prompts.pairs import Pair, PairSet
     from circuits.prompts.subjects import Subject, SubjectFilter, filter_subjects
     from circuits.prompts.token_pairs import Dropped, Positions, TokenPairs
@@ -18,28 +22,40 @@ if TYPE_CHECKING:
 __all__ = [
     "Column",
     "Dropped",
+    "Instruction",
+    "InstructionSet",
+    "InstructionTokens",
     "Pair",
     "PairSet",
     "Positions",
     "Subject",
     "SubjectFilter",
     "TokenPairs",
+    "diverse_instructions",
     "filter_subjects",
     "refusal_subjects",
+    "subject_clusters",
+    "template_clusters",
     "toy_refusal_pairs",
 ]
 
 _HOME = {
     "Column": "columns",
     "Dropped": "token_pairs",
+    "Instruction": "instructions",
+    "InstructionSet": "instructions",
+    "InstructionTokens": "instruction_tokens",
     "Pair": "pairs",
     "PairSet": "pairs",
     "Positions": "token_pairs",
     "Subject": "subjects",
     "SubjectFilter": "subjects",
     "TokenPairs": "token_pairs",
+    "diverse_instructions": "instructions",
     "filter_subjects": "subjects",
     "refusal_subjects": "toy",
+    "subject_clusters": "clusters",
+    "template_clusters": "clusters",
     "toy_refusal_pairs": "toy",
 }
 

@@ -53,33 +53,20 @@ def bootstrap_means(
     """The mean of every column of `values` (pair × cell) with its interval, over one resampling of the pairs.
 
     Bias-corrected and accelerated (Efron 1987), with tails widened from Φ(z) to Φ(√(n/(n−1)) t) as
-    Hesterberg (2015) advises. Measured where 95 % is claimed: plain percentiles cover 93 % for 24 pairs,
-    these 94 to 95 %. Skewed data remain optimistic: 91 % for 24 to 40 log-normal values.
+    Hesterberg (2015) advises. Measured where 95 % is claimed: 93 to 97 % for 12 to 52 pairs from normal to
+    exponential values. It is optimistic with fewer pairs (8 exponential values: 91 %), for values more skewed
+    (52 log-normal ones: 91 %), and where few pairs carry the whole effect (2 of 8 in the mean: 83 %).
 
-    A column without spread gives low = high = estimate; a single pair gives NaN limits.
+    A column without spread gives low = high = estimate; a single pair gives NaN limits. Pairs that share a
+    template are not independent: `cluster_bootstrap_means`.
     Raises UndefinedError without pairs and where values are not finite.
     """
     table = numbers(values, "values", axes=2)
-    n, cells = table.shape
+    n = len(table)
     proper_level(level)
-    means = table.mean(axis=0)
     if n == 1:
-        return [Interval(float(m), np.nan, np.nan, level, 1, "one value: no interval") for m in means]
-    low, high = means.copy(), means.copy()
-    varying = np.ptp(table, axis=0) > _TIE * np.abs(table).max(axis=0)
-    if varying.any():
-        counts = resampling(n, resamples, seed)
-        step = max(1, _DRAWS_AT_ONCE // resamples)
-        for start in range(0, cells, step):
-            some = start + np.flatnonzero(varying[start : start + step])
-            low[some], high[some] = _limits(table[:, some], counts, level)
-    return [
-        Interval(
-            float(means[c]), float(low[c]), float(high[c]), level, n,
-            "BCa bootstrap" if varying[c] else "no spread in the sample",
-        )
-        for c in range(cells)
-    ]  # fmt: skip
+        return [Interval(float(m), np.nan, np.nan, level, 1, "one value: no interval") for m in table[0]]
+    return drawn_intervals(table, np.ones(n), n, "BCa bootstrap", level=level, resamples=resamples, seed=seed)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -112,15 +99,39 @@ def resampling(n: int, resamples: int, seed: int) -> Array:
     return counts
 
 
-def _limits(table: Array, counts: Array, level: float) -> tuple[Array, Array]:
-    resamples, n = counts.shape
-    means = table.mean(axis=0)
-    drawn = np.sort(counts @ table / n, axis=0)  # (sample, cell)
-    tie = _TIE * np.abs(table).max(axis=0)
+def drawn_intervals(
+    sums: Array, sizes: Array, n: int, method: str, *, level: float, resamples: int, seed: int
+) -> list[Interval]:
+    """Intervals of Σ sums/Σ sizes per column, resampling the rows: pairs, or clusters with the sums of their pairs."""
+    means = sums.sum(axis=0) / sizes.sum()
+    low, high = means.copy(), means.copy()
+    rows = sums / sizes[:, None]
+    varying = np.ptp(rows, axis=0) > _TIE * np.abs(rows).max(axis=0)
+    if varying.any():
+        counts = resampling(len(sums), resamples, seed)
+        step = max(1, _DRAWS_AT_ONCE // resamples)
+        for start in range(0, sums.shape[1], step):
+            some = start + np.flatnonzero(varying[start : start + step])
+            low[some], high[some] = _limits(sums[:, some], sizes, counts, level)
+    return [
+        Interval(
+            float(means[c]), float(low[c]), float(high[c]), level, n,
+            method if varying[c] else "no spread in the sample",
+        )
+        for c in range(len(means))
+    ]  # fmt: skip
+
+
+def _limits(sums: Array, sizes: Array, counts: Array, level: float) -> tuple[Array, Array]:
+    resamples = len(counts)
+    means = sums.sum(axis=0) / sizes.sum()
+    drawn = np.sort((counts @ sums) / (counts @ sizes)[:, None], axis=0)  # (sample, cell)
+    tie = _TIE * np.abs(sums / sizes[:, None]).max(axis=0)
     below = (drawn < means - tie).sum(axis=0) + 0.5 * (np.abs(drawn - means) <= tie).sum(axis=0)
     bias = special.ndtri(np.clip(below / resamples, 0.5 / resamples, 1 - 0.5 / resamples))
-    centred = table - means
-    acceleration = (centred**3).sum(axis=0) / (6 * (centred**2).sum(axis=0) ** 1.5)
+    pull = sums - means * sizes[:, None]  # what each row does to the mean
+    acceleration = (pull**3).sum(axis=0) / (6 * (pull**2).sum(axis=0) ** 1.5)
+    n = float(sizes.sum() ** 2 / (sizes**2).sum())  # rows of equal size that would say as much
     tail = float(special.stdtrit(n - 1, 0.5 + level / 2)) * np.sqrt(n / (n - 1))
     limits = [_quantile(drawn, _share(z, bias, acceleration)) for z in (-tail, tail)]
     return limits[0], limits[1]

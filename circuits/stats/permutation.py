@@ -6,15 +6,15 @@ zero and never too small (Phipson and Smyth 2010).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import combinations
 from math import comb
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from circuits.stats.checked import Array, numbers
+from circuits.stats.flips import TIE, sweep
+from circuits.stats.significance import PValue
 
 _AT_ONCE: Final = 1 << 22
 """Floats held at once (32 MB)."""
@@ -23,49 +23,67 @@ _TIE: Final = 1e-12
 
 
 def sign_flip_p(values: Any, *, resamples: int = 10_000, seed: int = 0) -> float:
+    """The bare p of `sign_flip_test`, which knows besides what p it could have given."""
+    return sign_flip_test(values, resamples=resamples, seed=seed).p
+
+
+def sign_flip_test(
+    values: Any, *, clusters: Any = None, resamples: int = 10_000, seed: int = 0
+) -> PValue:
     """Two-sided p that `values` lie symmetrically about zero; the statistic is their mean.
 
     All 2ⁿ sign flips are listed where half of them are no more than `resamples`, else as many are drawn.
     Raises UndefinedError without values and where they are not finite.
     """
-    return float(max_t(numbers(values, "values")[:, None], resamples=resamples, seed=seed)[0])
+    column = numbers(values, "values")[:, None]
+    return max_t_test(column, clusters=clusters, resamples=resamples, seed=seed)[0]
 
 
-def max_t(values: Any, *, resamples: int = 10_000, seed: int = 0) -> Array:
+def max_t(
+    values: Any, *, present: Any = None, clusters: Any = None, resamples: int = 10_000, seed: int = 0
+) -> Array:
+    """The bare p of every column of `max_t_test`, which knows besides what p it could have given."""
+    found = max_t_test(values, present=present, clusters=clusters, resamples=resamples, seed=seed)
+    return np.array([cell.p for cell in found])
+
+
+def max_t_test(
+    values: Any, *, present: Any = None, clusters: Any = None, resamples: int = 10_000, seed: int = 0
+) -> list[PValue]:
     """p-values of every column of `values` (pair × cell), adjusted for having looked at all of them.
 
     The signs of whole pairs are flipped together, which keeps the correlation between cells, and each cell's
     |t| is compared with the largest |t| of all cells (Westfall and Young 1993, single step): the chance of
     even one false positive in the sweep is at most the threshold. Instead of t the code compares
-    |Σx| / √(n Σx²), which grows with |t|, whose denominator no flip changes, and which needs no division by
-    a variance of zero. A column of zeros gets p = 1.
+    |Σx| / √Σx², which grows with |t|, whose denominator no flip changes, and which needs no division by
+    a variance of zero. A column of zeros gets p = 1. The null is symmetry: a skewed effect of mean zero is no
+    member of it.
 
-    The smallest p possible is 2¹⁻ⁿ. Raises UndefinedError without pairs and where values are not finite.
+    `present` (pair × cell) says where there is a value at all; the others are not read. With `clusters`, the cluster
+    of each pair, the sums of whole clusters are flipped: pairs of one cluster may then depend on each other.
+    Raises UndefinedError without pairs, where values are not finite, and for a cell without pairs.
     """
-    table = numbers(values, "values", axes=2)
-    n, cells = table.shape
-    norm = n * (table**2).sum(axis=0)
-    some = norm > 0
-    adjusted = np.ones(cells)
-    if not some.any():
-        return adjusted
-    scaled = table[:, some] / np.sqrt(norm[some])
-    observed = np.abs(scaled.sum(axis=0))
-    hits = np.zeros(observed.size)
-    draws = 0
-    exact = n <= 1 + int(np.log2(resamples))
-    for signs in (
-        _all_signs(n, scaled.shape[1]) if exact else _some_signs(n, scaled.shape[1], resamples, seed)
-    ):
-        largest = np.abs(signs @ scaled).max(axis=1)  # (sample)
-        ranked = np.sort(largest)
-        hits += len(ranked) - np.searchsorted(ranked, observed - _TIE)
-        draws += len(ranked)
-    adjusted[some] = hits / draws if exact else (1 + hits) / (1 + draws)
-    return adjusted
+    table = sweep(values, present, clusters)
+    statistic, largest = table.statistic, table.largest(resamples, seed)
+    draws = len(largest)
+    hits = draws - np.searchsorted(largest, statistic - TIE)
+    exact = table.exact(resamples)
+    p = hits / draws if exact else (1 + hits) / (1 + draws)
+    moving = table.n - table.zeros
+    least = np.maximum(np.minimum(2.0 ** (1 - moving), 1.0), 0.0 if exact else 1 / (1 + draws))
+    unit = "pair" if clusters is None else "cluster"
+    return [
+        PValue(float(p[c]), float(least[c]), int(table.n[c]), int(table.zeros[c]), bool(table.constant[c]), unit)
+        for c in range(len(p))
+    ]
 
 
 def permutation_p(a: Any, b: Any, *, resamples: int = 10_000, seed: int = 0) -> float:
+    """The bare p of `permutation_test`, which knows besides what p it could have given."""
+    return permutation_test(a, b, resamples=resamples, seed=seed).p
+
+
+def permutation_test(a: Any, b: Any, *, resamples: int = 10_000, seed: int = 0) -> PValue:
     """Two-sided p that `a` and `b` come from one distribution; the statistic is the difference of means.
 
     All ways to choose len(a) of the pooled values are listed where they are no more than `resamples`, else
@@ -74,33 +92,19 @@ def permutation_p(a: Any, b: Any, *, resamples: int = 10_000, seed: int = 0) -> 
     first, second = numbers(a, "first group"), numbers(b, "second group")
     pooled = np.concatenate([first, second])
     n, total = len(first), len(pooled)
+    constant = bool(np.ptp(pooled) <= _TIE * np.abs(pooled).max())
     pooled = pooled - pooled.mean()  # the difference of means is then proportional to the sum of one group
     observed = abs(pooled[:n].sum())
     least = observed - _TIE * np.abs(pooled).sum()
+    best = (2 if 2 * n == total else 1) / comb(total, n)  # groups of one size can change places
     if comb(total, n) <= resamples:
         chosen = np.array(list(combinations(range(total), n)), dtype=np.intp)
-        return float((np.abs(pooled[chosen].sum(axis=1)) >= least).mean())
+        p = float((np.abs(pooled[chosen].sum(axis=1)) >= least).mean())
+        return PValue(p, best, total, 0, constant, "value")
     rng = np.random.default_rng(seed)
     hits, step = 0, max(1, _AT_ONCE // total)
     for start in range(0, resamples, step):
         shuffled = rng.permuted(np.tile(pooled, (min(step, resamples - start), 1)), axis=1)
         hits += int((np.abs(shuffled[:, :n].sum(axis=1)) >= least).sum())
-    return (1 + hits) / (1 + resamples)
-
-
-def _all_signs(n: int, cells: int) -> Iterator[Array]:
-    """All flips that leave the last pair as it is: the other half gives the same squares."""
-    step = max(1, _AT_ONCE // max(n, cells))
-    for start in range(0, 1 << (n - 1), step):
-        yield _signs(np.arange(start, min(start + step, 1 << (n - 1)))[:, None] >> np.arange(n) & 1)
-
-
-def _some_signs(n: int, cells: int, resamples: int, seed: int) -> Iterator[Array]:
-    rng = np.random.default_rng(seed)
-    step = max(1, _AT_ONCE // max(n, cells))
-    for start in range(0, resamples, step):
-        yield _signs(rng.integers(2, size=(min(step, resamples - start), n)))
-
-
-def _signs(bits: npt.NDArray[np.int64]) -> Array:
-    return np.where(bits == 1, -1.0, 1.0)
+    p = (1 + hits) / (1 + resamples)
+    return PValue(p, max(best, 1 / (1 + resamples)), total, 0, constant, "value")

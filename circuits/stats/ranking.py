@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from scipy import optimize, special
 
 from circuits.stats.checked import numbers, proper_level
-from circuits.stats.interval import Interval, resampling
+from circuits.stats.interval import Interval
+
+_NEAR: Final = 0.4
+"""Distance of an area from one half beyond which its own placements understate its variance."""
 
 
-def auroc(
-    positive: Any, negative: Any, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval:
+def auroc(positive: Any, negative: Any, *, level: float = 0.95) -> Interval:
     """The chance that a random positive scores above a random negative, ties counted half (Mann and Whitney).
 
-    Both sets are resampled independently of each other; the limits are percentiles, with tails widened for
-    the smaller set as in `bootstrap_means`. Where the sample separates completely, every resample does too
-    and a bootstrap would claim certainty: the limits are then Newcombe's (2006, method 5), and `method` says
-    so. Close to separation the bootstrap stays optimistic: at an area of .95, 20 to 40 of each, it covers 91 %.
+    The limits are DeLong's (1988) on the logit scale, with Student's t at Welch's degrees of freedom. Above .9 (and
+    below .1) too few pairs are out of order to show their own spread: the limits are then the wider of those and
+    Newcombe's (2006, method 5), at complete separation Newcombe's alone; `method` says so. Measured where 95 % is
+    claimed, for 15 to 90 of each, spreads that differ threefold, and scores of four values: 94 to 98 % at areas up
+    to .8, 96 to 99 % at .95 and .98; with 8 of each, 97 to 99 %.
 
-    Raises UndefinedError where either set is empty or not finite.
+    The sets count as independent. Raises UndefinedError where either set is empty or not finite.
     """
     above, under = numbers(positive, "positive scores"), numbers(negative, "negative scores")
     proper_level(level)
     wins = (above[:, None] > under) + 0.5 * (above[:, None] == under)  # (positive, negative)
-    area = float(wins.mean())
-    n, small = wins.size, min(wins.shape)
-    if area in {0.0, 1.0} or small == 1:
-        low, high = _newcombe(area, len(above), len(under), level)
-        return Interval(area, low, high, level, len(above) + len(under), "Newcombe score")
-    rows = resampling(len(above), resamples, seed) @ wins  # (sample, negative)
-    drawn = np.einsum("sn,sn->s", rows, resampling(len(under), resamples, seed + 1)) / n
-    tail = float(special.stdtrit(small - 1, 0.5 + level / 2)) * np.sqrt(small / (small - 1))
-    share = float(special.ndtr(-tail))
-    low, high = np.quantile(drawn, [share, 1 - share])
-    return Interval(area, float(low), float(high), level, len(above) + len(under), "percentile bootstrap")
+    area, n, m = float(wins.mean()), len(above), len(under)
+    if area in {0.0, 1.0} or min(n, m) == 1:
+        return Interval(area, *newcombe(area, n, m, level), level, n + m, "Newcombe score")
+    first, second = (float(wins.mean(axis=axis).var(ddof=1) / size) for axis, size in ((1, n), (0, m)))
+    variance = first + second
+    if not variance:  # every positive stands alike to the negatives: all tied, or in the middle of them
+        return Interval(area, *newcombe(area, n, m, level), level, n + m, "Newcombe score: no spread in the sample")
+    df = variance**2 / (first**2 / (n - 1) + second**2 / (m - 1))
+    half = float(special.stdtrit(df, 0.5 + level / 2)) * np.sqrt(variance) / (area * (1 - area))
+    low, high = (float(special.expit(special.logit(area) + side)) for side in (-half, half))
+    if abs(area - 0.5) <= _NEAR:
+        return Interval(area, low, high, level, n + m, "DeLong, logit")
+    score = newcombe(area, n, m, level)
+    return Interval(area, min(low, score[0]), max(high, score[1]), level, n + m, "wider of DeLong and Newcombe")
 
 
-def _newcombe(area: float, n: int, m: int, level: float) -> tuple[float, float]:
+def newcombe(area: float, n: float, m: float, level: float) -> tuple[float, float]:
     """Limits t with |area − t| = z √V(t); V is Hanley and McNeil's variance, its two set sizes balanced."""
     z = float(special.ndtri(0.5 + level / 2))
     balanced = (n + m) / 2 - 1

@@ -129,3 +129,23 @@ def test_memory_is_limited_where_it_is_asked_for():
     metric = RefusalMetric(model, "w60")
     little = sweep(model, TOKENS, metric, CELLS, max_memory=1)
     assert torch.allclose(little.value, sweep(model, TOKENS, metric, CELLS).value, atol=1e-5)
+
+
+def test_activations_kept_in_parts_give_the_same_numbers():
+    model, tokens = small_models.model("gemma2"), TOKENS
+    cells = [
+        (Patch(Site(kind, layer), where),)
+        for where in ("subject", "all")
+        for layer in (3, 0, 2, 1)
+        for kind in ("post", "result")
+    ]
+    together, apart = batches.groups_of(model, tokens, cells), batches.groups_of(model, tokens, cells, 60_000)
+    assert len(together) == 1
+    assert len(apart) > 2
+    assert sorted(i for group in apart for i in group) == list(range(len(cells)))
+    metric = RefusalMetric(model, "w60")
+    whole, parts = (sweep(model, tokens, metric, cells, max_memory=memory) for memory in (None, 60_000))
+    assert torch.allclose(whole.value, parts.value, atol=1e-5)
+    assert torch.equal(whole.base, parts.base)
+    assert parts.certificate.sampled == whole.certificate.sampled
+    assert parts.certificate.fired >= whole.certificate.fired

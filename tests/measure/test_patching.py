@@ -21,7 +21,9 @@ from circuits.measure.heads import patch_heads
 from circuits.measure.residual import patch_residual
 from circuits.metrics import RefusalMetric
 from circuits.prompts import TokenPairs
+from circuits.prompts.clusters import template_clusters
 from circuits.sites import Site, head
+from circuits.stats import max_t
 
 TOKENS = small_models.uneven()
 MODEL = small_models.model("gemma2")
@@ -157,6 +159,52 @@ def test_a_pair_without_an_effect_has_no_fraction_and_is_counted():
     from circuits.frames import summary
 
     assert set(summary(frame, ["layer", "head"], "fraction")["n"]) == {4}
+
+
+def _many() -> TokenPairs:
+    """Enough pairs for a p below .05 in some cells of every sweep: the five, four times over."""
+    return TOKENS.select([*range(5)] * 4)
+
+
+@pytest.mark.parametrize("patch", [patch_residual, patch_blocks, patch_heads, patch_groups])
+def test_every_sweep_is_tested_against_chance_over_all_its_cells(patch: Any):
+    found = patch(MODEL, _many(), METRIC)
+    axes = [a for a in ("kind", "layer", "pos", "head", "group", "position") if a in found.to_summary()]
+    wide = found.to_frame().pivot_table(index="pair", columns=axes, values="fraction", dropna=False, observed=False)
+    wide = wide.loc[:, wide.notna().any()]
+    matrix = wide.to_numpy(copy=True)
+    matrix[np.abs(matrix) <= 1e-5] = 0.0
+    p = dict(zip(wide.columns, max_t(np.nan_to_num(matrix), present=np.isfinite(matrix)), strict=True))
+    table = found.to_summary()
+    assert len(table) == len(p)
+    for row in table.itertuples():
+        expected = p[tuple(getattr(row, a) for a in axes)]
+        assert row.mean == pytest.approx(wide[tuple(getattr(row, a) for a in axes)].mean(), abs=1e-9)
+        if row.least_p <= 0.05 or row.note.startswith("zero"):
+            assert row.p == pytest.approx(expected, abs=1e-9)
+        else:
+            assert math.isnan(row.p)
+            assert row.note.startswith("cannot reach significance")
+        assert row.survives == (expected <= 0.05)
+    assert table["survives"].any()
+    clustered = found.to_summary(clusters=template_clusters(_many()))
+    assert len(set(template_clusters(_many()))) == 5
+    assert not clustered["survives"].any()  # five templates cannot reach .05
+    assert clustered["mean"].tolist() == pytest.approx(table["mean"].tolist())
+
+
+@pytest.mark.parametrize("patch", [patch_residual, patch_blocks, patch_heads])
+def test_dots_stand_on_the_cells_that_survive(patch: Any):
+    found = patch(MODEL, _many(), METRIC)
+    figure = found.figure()
+    dots = [trace for trace in figure.data if trace.type == "scatter" and trace.mode == "markers"]
+    drawn = sum(len(trace.x) for trace in dots)
+    assert drawn == found.to_summary()["survives"].sum() > 0
+    caption = next(a.text for a in figure.layout.annotations if a.name == "caption").replace("<br>", " ")
+    assert f"(max-T, signs of whole pairs flipped): {drawn}" in caption
+    few = patch(MODEL, TOKENS, METRIC).figure()
+    said = next(a.text for a in few.layout.annotations if a.name == "caption").replace("<br>", " ")
+    assert "no dots: 5 pairs cannot reach p ≤ 0.05 (least 0.0625)" in said
 
 
 def test_fractions_are_of_each_pair():

@@ -1,0 +1,150 @@
+"""Instructions without counterparts: a harmful set and a harmless one, alike in form but not matched one to one.
+
+    instructions = diverse_instructions()                  # the set that comes with the package
+    instructions = InstructionSet.from_file("mine.csv")    # columns instruction, label; .json or .txt as well
+
+What was found on pairs can be tested on these. Nothing here knows a tokenizer: `tokenize` needs one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast, final, overload
+
+from circuits.errors import CircuitError
+from circuits.prompts import reading
+from circuits.prompts.pairs import PairSet
+
+if TYPE_CHECKING:
+    from circuits.prompts.chat import Template
+    from circuits.prompts.instruction_tokens import InstructionTokens
+
+LABELS: Final = ("harmful", "harmless")
+_NEEDED: Final = ("instruction", "label")
+_OPTIONAL: Final = ("source",)
+
+
+@final
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction, "harmful" or "harmless", and where it comes from."""
+
+    text: str
+    label: str
+    source: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class InstructionSet(Sequence[Instruction]):
+    """Instructions in order, with a name. Every reader raises CircuitError with the file, the row and the column."""
+
+    instructions: tuple[Instruction, ...]
+    name: str = "instructions"
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, label: str | None = None, name: str | None = None) -> InstructionSet:
+        """Read a UTF-8 file by its ending.
+
+        .csv: columns `instruction`, `label` (and `source`). .json: a list of such objects. .txt: one instruction per line,
+        with its label after a tab; a file without labels takes `label` for all its lines.
+        """
+        where = Path(path)
+        match where.suffix.lower():
+            case ".csv":
+                rows = reading.csv_rows(where, needed=_NEEDED, optional=_OPTIONAL)
+            case ".json":
+                rows = _json_rows(where)
+            case ".txt":
+                rows = _txt_rows(where, label)
+            case other:
+                raise CircuitError(f"{where}: cannot read {other or 'a file without an ending'}\ngive .csv, .json or .txt")
+        return cls(_instructions(str(where), rows), name or where.stem)
+
+    @classmethod
+    def from_pairs(cls, pairs: PairSet) -> InstructionSet:
+        """Both prompts of every pair on their own: clean ones are the harmful, corrupt ones the harmless."""
+        sides = ([Instruction(p.clean, "harmful", p.source) for p in pairs],
+                 [Instruction(p.corrupt, "harmless", p.source) for p in pairs])  # fmt: skip
+        return cls(tuple(sides[0] + sides[1]), pairs.name)
+
+    @overload
+    def __getitem__(self, index: int) -> Instruction: ...
+    @overload
+    def __getitem__(self, index: slice) -> InstructionSet: ...
+    def __getitem__(self, index: int | slice) -> Instruction | InstructionSet:
+        if isinstance(index, slice):
+            return InstructionSet(self.instructions[index], self.name)
+        return self.instructions[index]
+
+    def __len__(self) -> int:
+        return len(self.instructions)
+
+    def __iter__(self) -> Iterator[Instruction]:
+        return iter(self.instructions)
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of the sha256 of texts and labels, in order."""
+        said = [[i.text, i.label] for i in self.instructions]
+        return hashlib.sha256(json.dumps(said, ensure_ascii=True).encode()).hexdigest()[:12]
+
+    def of_source(self, *sources: str) -> InstructionSet:
+        """Those of some sources alone. Raises CircuitError where none is."""
+        kept = tuple(i for i in self.instructions if i.source in sources)
+        if not kept:
+            known = ", ".join(sorted({i.source for i in self.instructions}))
+            raise CircuitError(f"{self.name}: no instruction of {', '.join(sources)}; there are {known}")
+        return InstructionSet(kept, f"{self.name} ({', '.join(sources)})")
+
+    def tokenize(self, model: object, *, template: Template = "auto") -> InstructionTokens:
+        """Token ids, left-padded; `model` is a tokenizer or anything with one, `template` as in `PairSet.tokenize`."""
+        from circuits.prompts.instruction_tokens import tokenize
+
+        return tokenize(self, model, template=template)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{sum(i.label == label for i in self)} {label}" for label in LABELS)
+        return f"InstructionSet({self.name!r}, {counts}, {self.hash})"
+
+
+def diverse_instructions() -> InstructionSet:
+    """The set that comes with the package: harmful and harmless instructions, alike in form and unpaired.
+
+    `source` "grammar": sentences of the bundled model's language; "free": words it does not know (see `data/SOURCES.md`).
+    """
+    with resources.as_file(resources.files("circuits.prompts") / "data" / "diverse_instructions.csv") as path:
+        return InstructionSet.from_file(path, name="diverse")
+
+
+def _instructions(where: str, rows: Iterable[dict[str, Any]]) -> tuple[Instruction, ...]:
+    found = tuple(Instruction(row["instruction"], row["label"].strip(), row.get("source", "")) for row in rows)
+    bad = [f"  {i.text!r}: {i.label!r}" for i in found if i.label not in LABELS]
+    if bad:
+        raise CircuitError(f"{where}: labels must be {' or '.join(LABELS)}\n" + "\n".join(bad[:10]))
+    return found
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        data: object = json.loads(reading.read_text(path))
+    except json.JSONDecodeError as error:
+        raise CircuitError(f"{path} is not JSON: {error.msg} at line {error.lineno}\nmend it there") from error
+    entries = cast("list[Any]", data) if isinstance(data, list) else []
+    if not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise CircuitError(f'{path}: it needs a list of {{"instruction": …, "label": …}}')
+    return reading.checked(str(path), "entry", 0, entries, needed=_NEEDED, optional=_OPTIONAL)
+
+
+def _txt_rows(path: Path, label: str | None) -> list[dict[str, Any]]:
+    lines = [(n, line) for n, line in enumerate(reading.read_text(path).splitlines(), start=1) if line.strip()]
+    records: list[reading.Record] = []
+    for _, line in lines:
+        text, tab, own = line.partition("\t")
+        records.append({"instruction": text.strip(), "label": own.strip() if tab else label})
+    return reading.checked(str(path), "line", [n for n, _ in lines], records, needed=_NEEDED, optional=())
