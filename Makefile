@@ -26,7 +26,7 @@ case: $(STAMP)  ## the refusal circuit on the bundled model: a report in runs/
 	$(BIN)/python -m circuits.cases.gemma_refusal $(ARGS)
 
 test: lint types  ## lint, types and every test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)  # one worker per core, one thread each
 
 bench: $(STAMP)  ## how fast the engine is: docs/benchmark.md
 	$(BIN)/python tests/bench $(ARGS)
