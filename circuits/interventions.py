@@ -9,7 +9,8 @@
     Rotate(Site("resid_pre", 10), plane, degrees)   the part of a in the plane, turned
 
 Directions lie along a site's last axis: d_model for the residual stream, d_head for a head's z, q, k and v. Whatever
-is a vector may be one per pair, [pair, d], and whatever is a number may be one per pair, [pair].
+is a vector may be one per pair, [pair, d], and whatever is a number may be one per pair, [pair]; the value of a Patch, which
+has positions, is broadcast to [pair, pos, d].
 
 A cell is a tuple of interventions that act together; a sweep is a list of cells. The engine gives them meaning.
 """

@@ -63,6 +63,8 @@ class Site:
     def __post_init__(self) -> None:
         if self.kind not in HOOK_NAMES:
             raise SiteError(f"unknown site {self.kind!r}; known: {', '.join(HOOK_NAMES)}")
+        if self.kind == "embed" and self.layer:
+            raise SiteError(f"the embedding is in no layer, {self.layer} was given; write Site('embed')")
         if self.index is not None and not (self.has_heads or self.kind == "post"):
             raise SiteError(f"{self.kind} has no heads; use head({self.layer}, {self.index}) for a head's z")
 

@@ -19,7 +19,7 @@ from circuits.sites import Site
 Job = TypeVar("Job")
 _CPU_TOKENS = 512
 """On a CPU larger batches only leave the cache; measured in tests/bench."""
-_KEPT = 2**29
+_KEPT = 2**28
 """Bytes of activations kept at once for patches, of both runs together."""
 _SHARE = 4
 """Of the free memory a batch may take one part in so many (and at most 1 GiB), unless a limit is given."""
@@ -44,7 +44,7 @@ def rows_at_once(model: Model, n_pairs: int, n_pos: int, width: int, max_memory:
 def groups_of(
     model: Model, tokens: TokenPairs, cells: Sequence[Cell], max_memory: int | None = None
 ) -> list[list[int]]:
-    """Cells that share their kept activations: as many sites together as fit into half a GiB (or `max_memory`).
+    """Cells that share their kept activations: as many sites together as fit into a quarter of a GiB (or `max_memory`).
 
     Of all layers at once, wide sites (neurons, products of heads) would fill more memory than the sweep itself.
     """

@@ -32,8 +32,8 @@ def mean_activations(
 ) -> dict[Site, Float[Tensor, ...]]:
     """The mean of every site over the prompts of a set, in fp32.
 
-    `by="column"`: one mean per column, [pos, …], over the prompts that reach it (columns count from the last token);
-    "all": one for all positions, […]. Raises SiteError for a site the model lacks, before anything is run.
+    `by="column"`: one mean per column, [pos, …], over the prompts that reach it, NaN where none does (a patch there is an
+    error);     "all": one for all positions, […]. Raises SiteError for a site the model lacks, before anything is run.
     """
     wanted = list(sites)
     total = {site: torch.zeros(()) for site in wanted}
@@ -46,7 +46,7 @@ def mean_activations(
     means: dict[Site, Tensor] = {}
     for site, summed in total.items():
         weight = count.view(-1, *[1] * (summed.ndim - 1))
-        means[site] = summed.sum(0) / count.sum() if by == "all" else summed / weight.clamp(min=1)
+        means[site] = summed.sum(0) / count.sum() if by == "all" else summed / weight  # 0/0 where no prompt reaches
     return means
 
 

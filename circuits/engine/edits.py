@@ -103,7 +103,14 @@ def check(model: Model, tokens: TokenPairs, cell: Cell) -> None:
             if i.keys is not None:
                 columns_of(tokens, i.keys)
             if i.value is not None:
-                _broadcast(i.value, i.site, tokens, model)
+                given = _broadcast(i.value, i.site, tokens, model)
+                missing = columns_of(tokens, i.positions).to(given.device) & ~given.isfinite().flatten(2).all(-1)
+                if missing.any():
+                    pair, column = missing.nonzero()[0].tolist()
+                    raise SiteError(
+                        f"{i.site.label}: the value to patch is not finite on pair {pair}, column {column}; a mean by column "
+                        "exists only where a prompt reaches"
+                    )
         else:
             fits(i, tail[-1], tokens.n_pairs)
 
@@ -157,10 +164,8 @@ def columns_of(tokens: TokenPairs, where: Where) -> Bool[Tensor, "pair pos"]:
 def _broadcast(
     value: Float[Tensor, ...], site: Site, tokens: TokenPairs, model: Model
 ) -> Float[Tensor, "pair pos ..."]:
-    """A given value, as one per pair and position. Raises SiteError where its shape fits neither or it is not finite."""
+    """A given value, as one per pair and position. Raises SiteError where its shape fits neither."""
     shape = (*tokens.mask.shape, *model.shape.tail(site, tokens.n_pos))
-    if not value.isfinite().all():
-        raise SiteError(f"{site.label}: the value to patch is not finite")
     try:
         return value.to(model.device, model.dtype).broadcast_to(shape)
     except RuntimeError as error:

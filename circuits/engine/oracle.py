@@ -39,10 +39,14 @@ def full_hooks(bound: tuple[Bound, ...], n_pos: int) -> Mapping[Site, Edit]:
         sites.setdefault(b.site, []).append(b)
 
     def at(edits: list[Bound]) -> Edit:
+        seen_prompt: list[bool] = []
+
         def edit(activation: Tensor) -> Tensor:
+            prompt = not seen_prompt and activation.shape[1] == n_pos
+            seen_prompt.append(True)
             for b in edits:
                 at = At(torch.arange(activation.shape[1]))
-                if activation.shape[1] == n_pos:
+                if prompt:
                     activation = apply(b, activation, at)
                 elif b.everywhere and b.value is None:
                     activation = apply(b.grown(activation), activation, at)

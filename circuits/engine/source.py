@@ -17,6 +17,7 @@ from torch import Tensor
 
 from circuits.engine.capture import Run, embedded
 from circuits.engine.replay import Replay, Rows
+from circuits.engine.sound import require_finite
 from circuits.engine.window import At, pack
 from circuits.model.hooks import Edit
 from circuits.sites import Site
@@ -65,5 +66,6 @@ def source_of(replay: Replay, tokens: Int[Tensor, "pair pos"], sites: Iterable[S
         resid.append(torch.cat([base.resid[layer + 1][:, :start], x[0]], 1))
     seen = {site: torch.cat([base.seen[site][:, :start], after], 1) for site, after in reading.seen.items()}
     seen |= early
+    require_finite(model, tuple(resid), tokens, base.mask)
     empty = base.last_logits.new_empty(len(tokens), 0)
     return Run(tokens=tokens, mask=base.mask, resid=tuple(resid), calls=(), kv=(), seen=seen, last_logits=empty)

@@ -24,7 +24,7 @@ from circuits.engine.replay import Replay
 from circuits.engine.several import Several, run_several
 from circuits.engine.single import Single, run_singles
 from circuits.engine.source import source_of
-from circuits.errors import SiteError
+from circuits.errors import SiteError, UndefinedError
 from circuits.interventions import Cell, Patch
 from circuits.metrics import Metric
 from circuits.model import Model
@@ -73,10 +73,10 @@ def sweep(
     groups = groups_of(model, tokens, cells, max_memory)
     for group in groups:
         mine = [cells[i] for i in group]
-        replay, source = runs.keeping(mine)
-        part = values(replay, tokens, readout, mine, source)
+        part = runs.measured(mine, readout)  # nothing here holds on to what the next part replaces
         value = part.new_empty(len(cells), tokens.n_pairs) if value.numel() == 0 else value
         value[group] = part
+    _require_numbers(model, cells, value)
     certificate = Certificate(cells=len(cells), token_layers=runs.token_layers, fired=runs.fired)
     if audited:
         chosen, on = sampled(tokens, cells)
@@ -85,6 +85,17 @@ def sweep(
         certificate = audit(replay, source, tokens, readout, sample, values, certificate)
     base_value, source_value = (readout(run.resid[-1][None, :, -1])[0] for run in (runs.last[0].base, runs.last[1]))
     return Swept(value.cpu(), base_value.cpu(), source_value.cpu(), certificate)
+
+
+def _require_numbers(model: Model, cells: Sequence[Cell], value: Float[Tensor, "cell pair"]) -> None:
+    bad = value.isnan().nonzero()
+    if len(bad):
+        cell, pair = bad[0].tolist()
+        what = ", ".join(i.site.label for i in cells[cell])
+        raise UndefinedError(
+            f"{model.name}: cell {cell} ({what}) gives not-a-number on pair {pair} ({len(bad)} such values in all); "
+            f"the edit overflows in {model.dtype}: make it smaller, or load the model in float32"
+        )
 
 
 @final
@@ -107,6 +118,11 @@ class _Runs:
         replay = Replay(self._model, base, max_memory=self._max_memory)
         self._kept.append((replay, source_of(replay, self._source, sites, self._tokens.first_difference)))
         return self.last
+
+    def measured(self, cells: list[Cell], readout: Readout) -> Float[Tensor, "cell pair"]:
+        """The metric under cells, whose sites are kept for it."""
+        replay, source = self.keeping(cells)
+        return values(replay, self._tokens, readout, cells, source)
 
     @property
     def last(self) -> tuple[Replay, Run]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from copy import copy
+from dataclasses import fields
 from typing import Any, assert_never
 
 import torch
@@ -48,7 +49,11 @@ def of_pair(i: Intervention, pair: int) -> Intervention:
 
 
 def _replaced(i: Any, changed: dict[str, Tensor]) -> Any:
-    return replace(i, **changed) if changed else i
+    """A copy with other tensors, not checked again: what was a unit vector or a plane is one up to rounding."""
+    new = copy(i)
+    for name, t in changed.items():
+        object.__setattr__(new, name, t)
+    return new
 
 
 def transform(

@@ -1,6 +1,6 @@
 """What is proved of a model before anyone measures with it.
 
-1. logits of the transformer-lens view equal the Hugging Face forward;
+1. logits of the transformer-lens view equal the Hugging Face forward, and so do those read from the final residual;
 2. resid_pre + attn_out + mlp_out = resid_post in every block;
 3. attention rows sum to one, and values mixed by them are z; a head without its query (or its key) attends evenly, and
    the others as before: patterns, heads and key-value heads are addressed as the model uses them;
@@ -41,6 +41,7 @@ def prove(model: Model) -> dict[str, float]:
     with torch.no_grad():
         bridge = model.bridge(tokens, return_type="logits")
     facts = {"logits against transformer-lens": (bridge - logits).abs().max().item() / scale}
+    facts |= {"logits from the final residual": _readout(model, tokens, mask, logits) / scale}
     facts |= _identities(model, tokens, mask) | _even(model, tokens, mask)
     for fact, value in facts.items():
         if not value <= tolerance:
@@ -57,6 +58,17 @@ def _probe_tokens(model: Model) -> Int[Tensor, "row pos"]:
     low = min(8, model.shape.d_vocab // 2)
     ids = torch.randperm(model.shape.d_vocab - low, generator=generator)[:6] + low
     return ids[None].to(model.device)
+
+
+def _readout(model: Model, tokens: Tensor, mask: Tensor, logits: Tensor) -> float:
+    """How far the final norm, the unembedding and the soft cap are from being all that follows the last block."""
+    with recorded(model.parts) as calls:
+        model.logits(tokens, mask)
+    with torch.no_grad():
+        found: Tensor = model.parts.unembed(model.parts.ln_final(calls[-1]["hidden_states"]))
+    if model.softcap is not None:
+        found = torch.tanh(found / model.softcap) * model.softcap
+    return (found - logits).abs().max().item()
 
 
 def _identities(model: Model, tokens: Tensor, mask: Tensor) -> dict[str, float]:

@@ -62,13 +62,15 @@ def load(
                 f"{place.path}: the weights lack {', '.join(missing[:3])}{more}; they would be random numbers"
             )
         hf.to(where)
-    # transformer-lens reloads the tokenizer by this name, which one built in memory lacks
-    tokenizer.init_kwargs.setdefault("name_or_path", place.path)
+    # transformer-lens fills in special tokens that a tokenizer lacks, which would change the prompts: it gets a copy,
+    # with the name by which it reloads tokenizers, which one built in memory lacks
+    theirs = copy.deepcopy(tokenizer)
+    theirs.init_kwargs.setdefault("name_or_path", place.path)
     hf.eval().requires_grad_(requires_grad=False)
     raw = _shared_copy(hf)
     try:
         bridge = TransformerBridge.boot_transformers(
-            place.path, hf_model=hf, tokenizer=tokenizer, device=str(where), dtype=getattr(torch, dtype)
+            place.path, hf_model=hf, tokenizer=theirs, device=str(where), dtype=getattr(torch, dtype)
         )
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise ModelError(f"{type(hf).__name__} is not known to transformer-lens: {error}") from error
@@ -78,7 +80,10 @@ def load(
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    parts = read_parts(raw, bridge.adapter.component_mapping, n_heads=heads, n_kv_heads=kv_heads, d_head=d_head)
+    try:
+        parts = read_parts(raw, bridge.adapter.component_mapping, n_heads=heads, n_kv_heads=kv_heads, d_head=d_head)
+    except (KeyError, AttributeError) as error:
+        raise ModelError(f"the blocks of {type(hf).__name__} are laid out in a way not known here: no {error}") from error
     shape = Shape(
         n_layers=len(parts.blocks),
         n_heads=heads,

@@ -97,6 +97,8 @@ def read_parts(hf: nn.Module, mapping: Any, *, n_heads: int, n_kv_heads: int, d_
     model_type: str = hf.config.model_type  # type: ignore[union-attr]  nn.Module types its attributes loosely
     reader = _Reader(mapping["blocks"], model_type, n_heads, n_kv_heads, d_head)
     blocks = tuple(reader.block(whole) for whole in hf.get_submodule(mapping["blocks"].name).children())
+    if getattr(hf.config, "clip_qkv", None):
+        reader.lacking |= dict.fromkeys(("q", "k", "v"), "the projections are clipped after they are made, out of reach")
     return Parts(
         embed=hf.get_submodule(mapping["embed"].name),
         blocks=blocks,

@@ -26,12 +26,25 @@ _EDITS: Final[dict[nn.Module, Edit]] = {}
 
 def edited(module: nn.Module, edit: Edit) -> Callable[[], None]:
     """Show the attention weights of a module to `edit`, as [row, pos, head, key], until the returned call."""
-    _EDITS[module] = edit
+    outer = _EDITS.get(module)
+    _EDITS[module] = edit if outer is None else _after(outer, edit)
 
     def remove() -> None:
-        _EDITS.pop(module, None)
+        if outer is None:
+            _EDITS.pop(module, None)
+        else:
+            _EDITS[module] = outer
 
     return remove
+
+
+def _after(outer: Edit, inner: Edit) -> Edit:
+    def both(pattern: Tensor) -> Tensor | None:
+        first = outer(pattern)
+        second = inner(pattern if first is None else first)
+        return first if second is None else second
+
+    return both
 
 
 def _attention(

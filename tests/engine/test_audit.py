@@ -13,7 +13,7 @@ import small_models
 import torch
 
 from circuits.engine import capture, generate, readout, replay, several, single, sweep
-from circuits.errors import AuditError
+from circuits.errors import AuditError, UndefinedError
 from circuits.interventions import Cell, Columns, Patch
 from circuits.metrics import LogOdds, RefusalMetric
 from circuits.model import hooks
@@ -135,5 +135,5 @@ def test_nor_may_one_be_silent_in_completions_or_in_the_oracle(module: str, monk
 
 def test_numbers_that_are_none_fail(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(readout.Readout, "normalise", lambda _, final: final * float("nan"))
-    with pytest.raises(AuditError):
+    with pytest.raises(UndefinedError, match="cell 0 .* gives not-a-number on pair 0"):
         _run(CELLS)

@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import oracle
 import pytest
 import small_models
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from circuits.engine import batches, sweep
+from circuits.engine import batches, generate, sweep
 from circuits.errors import CircuitError, ModelError, SiteError
 from circuits.interventions import Ablate, Add, Clamp, Patch, Rotate
 from circuits.metrics import RefusalMetric
@@ -149,3 +150,49 @@ def test_activations_kept_in_parts_give_the_same_numbers():
     assert torch.equal(whole.base, parts.base)
     assert parts.certificate.sampled == whole.certificate.sampled
     assert parts.certificate.fired >= whole.certificate.fired
+
+
+def test_loading_leaves_the_tokenizer_as_it_is(tmp_path: Path):
+    plain = tiny.tokenizer()
+    plain.bos_token = None
+    before = PairSet.from_pairs([("w1 w2", "w1 w3")]).tokenize(plain)
+    model = load(str(shutil.copytree(small_models.folder("llama"), tmp_path / "m")), device="cpu", tokenizer=plain)
+    assert plain.bos_token is None
+    assert torch.equal(PairSet.from_pairs([("w1 w2", "w1 w3")]).tokenize(model).clean, before.clean)
+
+
+def test_the_embedding_is_in_no_layer():
+    with pytest.raises(SiteError, match="the embedding is in no layer"):
+        Site("embed", 2)
+
+
+def test_a_plane_may_be_turned_in_half_precision():
+    model = load(str(small_models.folder("llama")), device="cpu", dtype="bfloat16")
+    plane = torch.linalg.qr(torch.randn(32, 2, generator=torch.Generator().manual_seed(0))).Q.mT.contiguous()
+    swept = sweep(model, TOKENS, RefusalMetric(model, "w60"), [(Rotate(Site("resid_pre", 2), plane, 60.0),)])
+    assert (swept.value[0] - swept.base).abs().max() > 0.05
+
+
+def test_not_a_number_is_told_with_its_cell():
+    model = load(str(small_models.folder("llama")), device="cpu", dtype="float16")
+    large = Add(Site("resid_pre", 1), torch.ones(32), "last", 6e4)
+    cells = [*CELLS, (large, large)]
+    with pytest.raises(CircuitError, match=r"cell 5 \(L1.resid_pre, L1.resid_pre\) gives not-a-number"):
+        sweep(model, TOKENS, RefusalMetric(model, "w60"), cells)
+
+
+def test_one_generated_token_after_a_prompt_of_one_is_not_the_prompt():
+    model = small_models.model("llama")
+    plain = tiny.tokenizer()
+    plain.bos_token = None  # prompts of one token
+    tokens = PairSet.from_pairs([("w1", "w3"), ("w2", "w4")]).tokenize(plain)
+    assert tokens.n_pos == 1
+    edit = Add(Site("resid_pre", 2), 5 * torch.randn(32, generator=torch.Generator().manual_seed(1)), "last")
+    found = generate(model, tokens, (edit,), max_new_tokens=3)
+    for i, text in enumerate(found):
+        ids = tokens.clean[i]
+        for _ in range(3):
+            change = oracle.formula([0], lambda a: a + edit.vector)
+            logits = oracle.run(small_models.raw("llama"), ids, [oracle.Edit("resid_pre", 2, change)])[0]
+            ids = torch.cat([ids, logits[-1].argmax()[None]])
+        assert text == model.tokenizer.decode(ids[1:], skip_special_tokens=True)

@@ -28,6 +28,7 @@ def test_what_is_proved(architecture: str):
     assert set(exact) == {
         "logits against transformer-lens", "residual additivity", "attention rows", "values mixed by patterns",
         "attention without a query or key",
+        "logits from the final residual",
     }  # fmt: skip
     assert all(0 <= value <= 1e-5 for value in exact.values())
     assert model.facts["smallest effect of zeroing a site"] > 1e-3
