@@ -47,6 +47,8 @@ class Progress:
     total: int
     done: int = 0
     seconds: dict[str, float] = field(default_factory=dict[str, float])
+    passes: dict[str, float] = field(default_factory=dict[str, float])
+    """Forward passes of one prompt that a step ran, where it says so."""
 
     def say(self, label: str, text: str) -> None:
         """One line of what is being worked with."""
@@ -115,6 +117,7 @@ def parser(case: Case) -> argparse.ArgumentParser:
     add("--groups", nargs="+", default=None, metavar="NAME=A:B", help="other groups of layers, in place of the three")
     add("--threshold", type=float, default=0.2, help="score from which a head is direct or diagonal")
     add("--max-kl", type=float, default=0.1, help="candidate directions that change harmless outputs more are left out")
+    add("--diverse", default=None, help="CSV, JSON or text of unpaired instructions (columns instruction, label)")
     add("--out", default=None, help="folder for the report; default: runs/<case>/<model>-<id of the inputs>")
     add("--no-images", action="store_true", help="leave out the figures' still images (PNG, SVG)")
     add("--figures", default=None, help="also copy the still images that README shows to this folder")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from circuits.errors import UndefinedError
-from circuits.stats import ALPHA, Interval, bootstrap_means, cluster_bootstrap_means, max_t_test
+from circuits.stats import ALPHA, Interval, max_t_test, mean_intervals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,12 +90,8 @@ def summary(
     found: list[Interval] = [Interval(np.nan, np.nan, np.nan, 0.95, 0, "")] * matrix.shape[1]
     for pattern in np.unique(present, axis=1).T:
         these = np.flatnonzero((present == pattern[:, None]).all(axis=0))
-        values = matrix[np.ix_(pattern, these)]
-        if names is None:
-            intervals = bootstrap_means(values, resamples=resamples, seed=seed)
-        else:
-            kept = [name for name, there in zip(names, pattern, strict=True) if there]
-            intervals = cluster_bootstrap_means(values, kept, resamples=resamples, seed=seed)
+        kept = None if names is None else [name for name, there in zip(names, pattern, strict=True) if there]
+        intervals = mean_intervals(matrix[np.ix_(pattern, these)], kept, resamples=resamples, seed=seed)
         for cell, interval in zip(these, intervals, strict=True):
             found[cell] = interval
     return named.assign(
@@ -130,13 +126,17 @@ def sweep_summary(
     )  # fmt: skip
 
 
-def said_of_dots(table: pd.DataFrame) -> str:
-    """What a dot on a map of this sweep means, or why there can be none; one line for its caption."""
+def said_of_dots(table: pd.DataFrame, clusters: Sequence[Any] | None = None) -> str:
+    """What a dot on a map of this sweep means, or why there can be none; one line for its caption.
+
+    `clusters` names the template of each pair, where whole templates were flipped.
+    """
+    unit, n = ("pair", int(table["n"].max())) if clusters is None else ("template", len(set(clusters)))
     if (table["least_p"] > ALPHA).all():
-        pairs = int(table["n"].max())
-        return f"no dots: {pairs} pair{'s' * (pairs != 1)} cannot reach p ≤ {ALPHA:g} (least {table['least_p'].min():.3g})"
+        least = table["least_p"].min()
+        return f"no dots: {n} {unit}{'s' * (n != 1)} cannot reach p ≤ {ALPHA:g} (least {least:.3g})"
     marked = int(table["survives"].sum())
-    return f"● p ≤ {ALPHA:g} over all {len(table)} cells (max-T, signs of whole pairs flipped): {marked}"
+    return f"● p ≤ {ALPHA:g} over all {len(table)} cells (max-T, signs of whole {unit}s flipped): {marked}"
 
 
 def _one_each(clusters: Sequence[Any] | None, pairs: Sequence[Any]) -> list[Any] | None:

@@ -46,6 +46,8 @@ class Provenance:
     pairs: str
     """How many prompts of which set, with a hash of the token ids."""
     metric: str
+    clusters: tuple[int, ...] = ()
+    """The template of each pair, for intervals over whole templates; empty where no two pairs share one, or all do."""
     certificate: str = ""
     """One line of what was checked while computing: hooks fired, self-patch = 0, patch-all = source, oracle."""
     versions: dict[str, str] = field(default_factory=versions)
@@ -61,6 +63,11 @@ class Result(ABC):
     """A measurement: subclasses are final, frozen, and add tensors whose annotations name their axes."""
 
     provenance: Provenance
+
+    @property
+    def clusters(self) -> tuple[int, ...] | None:
+        """The template of each pair, drawn and flipped whole; None where every pair counts as a draw of its own."""
+        return self.provenance.clusters or None
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from circuits.frames import fraction, long_frame
 from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
+from circuits.prompts.clusters import template_clusters
 from circuits.result import Provenance
 from circuits.sites import SiteKind
 
@@ -28,15 +29,19 @@ SIDES: Final = ("clean", "corrupt")
 
 
 def provenance(model: Model, tokens: TokenPairs, metric: Metric | None = None, certificate: str = "") -> Provenance:
-    """Where a number comes from: model, precision, prompts and metric."""
+    """Where a number comes from: model, precision, prompts (and which of them share a template) and metric."""
+    of, n = template_clusters(tokens), tokens.n_pairs
+    some = 1 < len(set(of)) < n
+    said = f" of {len(set(of))} templates" if some else " of one template" if n > 1 == len(set(of)) else ""
     dropped = f", {len(tokens.dropped)} dropped" if tokens.dropped else ""
     return Provenance(
         model=model.title,
         model_hash=model.hash,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
-        pairs=f"{tokens.n_pairs} pairs{dropped} ({tokens.hash})",
+        pairs=f"{n} pairs{said}{dropped} ({tokens.hash})",
         metric="" if metric is None else metric.name,
+        clusters=of if some else (),
         certificate=certificate,
     )
 

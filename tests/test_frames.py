@@ -173,3 +173,7 @@ def test_clusters_cost_pairs():
     assert sweep_summary(_frame(values), ["layer"])["p"][0] == 2.0**-11
     clustered = sweep_summary(_frame(values), ["layer"], clusters=of)
     assert clustered["note"][0] == "cannot reach significance with 4 clusters: p ≥ 0.125"
+    assert said_of_dots(clustered, of) == "no dots: 4 templates cannot reach p ≤ 0.05 (least 0.125)"
+    two = [i // 2 for i in range(12)]
+    six = sweep_summary(_frame(values), ["layer"], clusters=two)
+    assert said_of_dots(six, two) == "● p ≤ 0.05 over all 1 cells (max-T, signs of whole templates flipped): 1"

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from circuits.draw import canvas, theme, words
 
 _CLASSES = ("direct", "diagonal", "other", "BOS")
-_TITLE, _GAP, _RIGHT, _WIDTH = 26, 14, 20, 1080
+_TITLE, _GAP, _RIGHT, _WIDTH = 26, 14, 20, 1060
 
 
 def attention_grid(

@@ -35,6 +35,12 @@ class Certificate:
     oracle: float = float("nan")
     from_fp32: float = float("nan")
     """Of a model in reduced precision: the audited cells against the same weights computed in fp32."""
+    slow_from_fp32: float = float("nan")
+    """The same of the slow way in the same dtype: of these cells, and of some prompts of both runs."""
+    allowed: float = float("nan")
+    """What `from_fp32` may be; where it was not measured, what `oracle` may be."""
+    gap: float = float("nan")
+    """Mean over pairs of how far the metric of the source run is from that of the base run: the unit of every effect."""
     dtype: str = "float32"
     sampled: int = 0
     looped_token_layers: int = 0
@@ -56,8 +62,21 @@ class Certificate:
 
     @property
     def _precision(self) -> str:
-        if self.dtype == "float32":
+        if self.dtype in ("float32", "float64"):
             return ""
         if math.isnan(self.from_fp32):
-            return f" (all in {self.dtype}; memory did not allow a comparison with fp32)"
-        return f", {self.dtype} from fp32 on the same cells {self.from_fp32:.0e}"
+            return (
+                f" (all in {self.dtype}, memory did not allow a comparison with fp32: effects below "
+                f"{self._of_gap(self.allowed)} are not certified)"
+            )
+        return (
+            f", {self.dtype}: rounding moves audited cells by up to {self._of_gap(self.from_fp32)} "
+            f"(the slow way by {self._of_gap(self.slow_from_fp32)}, allowed {self._of_gap(self.allowed)})"
+        )
+
+    def _of_gap(self, x: float) -> str:
+        """A distance as people compare effects: as a share of the gap between the two runs, where there is one."""
+        if not self.gap:
+            return f"{x:.0e} of the metric"
+        percent = 100 * x / self.gap
+        return f"{percent:.0f} % of the gap" if percent >= 10 else f"{percent:.2g} % of the gap"

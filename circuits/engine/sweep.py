@@ -14,13 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.engine.audit import Sample, audit, sampled
+from circuits.engine.audit import audit
 from circuits.engine.batches import groups_of
 from circuits.engine.capture import Run, capture
 from circuits.engine.certificate import Certificate
 from circuits.engine.edits import Bound, bind, check, sites_of
 from circuits.engine.readout import Readout
 from circuits.engine.replay import Replay
+from circuits.engine.sample import Sample, sampled
 from circuits.engine.several import Several, run_several
 from circuits.engine.single import Single, run_singles
 from circuits.engine.source import source_of
@@ -82,7 +83,7 @@ def sweep(
         chosen, on = sampled(tokens, cells)
         sample = Sample([cells[i] for i in chosen], on, value[chosen, on])
         replay, source = runs.last if len(groups) == 1 else runs.keeping(sample.cells)
-        certificate = audit(replay, source, tokens, readout, sample, values, certificate)
+        certificate = audit(replay, source, tokens, readout, metric, sample, values, certificate)
     base_value, source_value = (readout(run.resid[-1][None, :, -1])[0] for run in (runs.last[0].base, runs.last[1]))
     return Swept(value.cpu(), base_value.cpu(), source_value.cpu(), certificate)
 

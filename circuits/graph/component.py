@@ -1,157 +1,102 @@
 """One graph of all that was measured: components as nodes, measured influence as edges.
 
-    nodes = pd.DataFrame({"id": ["L8.H7", "L9.MLP"], "klass": ["direct", ""], "noising": [0.41, 0.12]})
-    edges = pd.DataFrame({"source": ["L8.H7"], "target": ["L9.MLP"], "kind": ["feeds"], "effect": [0.2]})
+    nodes = pd.DataFrame({"id": ["L8.H7", "L9.H6", "L9.MLP"], "klass": ["direct", "", ""], "noising": [0.41, 0.2, 0.12]})
+    edges = pd.DataFrame({
+        "source": ["L8.H7", "L8.H7", "L9.H6"], "target": ["L9.H6", "L9.H6", "L9.MLP"],
+        "kind": ["q", "k", "mlp"], "effect": [0.2, 0.1, 0.05],
+    })
     graph = component_graph(nodes, edges, {"model": "refusal-gemma (not Gemma)"})
+    graph.edges["L8.H7", "L9.H6", "k"]["effect"]
 
-1. Every row of `nodes` is a node. Its kind, layer and head are read from its id where the columns do not say
-them. 2. Every further column is an attribute; a missing value is left out, never written as zero. 3. Every
-row of `edges` is an edge that runs forward through the model: embed, then per block heads and attention,
-   then the MLP, then features of the block's output, and the metric last.
-4. Nodes and edges are sorted by that order, so equal input in any order of rows gives an equal graph.
+1. Every row of `nodes` is a node. Its kind, layer and head are read from its id (`names`) where the columns do not say
+   them. 2. Every further column is an attribute; a missing value is left out, never written as zero. 3. Every row of
+`edges` is an edge of its kind (`receivers`). 4. `assemble` checks and orders them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
-import networkx as nx
 import pandas as pd
 
-from circuits.errors import CircuitError, SiteError
-from circuits.graph.scalars import Scalar, scalars
-from circuits.sites import SiteKind, parse
+from circuits.errors import CircuitError
+from circuits.graph.assemble import Graph, Parts, assemble
+from circuits.graph.receivers import addressed
+from circuits.graph.scalars import Scalar, called, scalars, shorten
 
-if TYPE_CHECKING:
-    Graph = nx.DiGraph[str]
-else:
-    Graph = nx.DiGraph  # subscriptable only in its stubs
-
-KINDS: Final[dict[str, int]] = {
-    "embed": 0, "residual": 1, "head": 2, "attn": 2, "mlp": 3, "feature": 4, "metric": 5,
-}  # fmt: skip
-"""Kind of node -> its place within a block, in the order in which the model computes."""
-EDGE_KINDS: Final = ("writes", "feeds")
-"""`writes`: into the residual stream or the metric; `feeds`: what a component reads of another."""
-_SITE_KINDS: Final[dict[SiteKind, str]] = {
-    "embed": "embed", "resid_pre": "residual", "z": "head", "attn_out": "attn", "mlp_out": "mlp",
-}  # fmt: skip
-_OWN: Final = {"nodes": {"id"}, "edges": {"source", "target"}}
+_WHOLE: Final = {"layer", "head", "feature", "kv_head"}
+"""Columns of whole numbers, which come as float where they have gaps."""
 
 
 def component_graph(
     nodes: pd.DataFrame,
     edges: pd.DataFrame | None = None,
-    attributes: Mapping[str, Scalar] | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> Graph:
-    """A directed graph with one node per row of `nodes` and one edge per row of `edges`.
+    """A directed graph, a MultiDiGraph keyed by kind, with a node per row of `nodes` and the edges of `edges`.
 
-    `nodes`: `id`, a site label (`L8.H7`, `L9.MLP`, `embed`), with `@role` after it where a component stands
-    at several positions, or `metric`; optional `kind`, `layer`, `head`, `klass`, `position`, and any
-    effects. `edges`: `source`, `target`, `kind` (writes, feeds), and any of `effect`, `low`, `high`.
-    `attributes` belong to the graph: where its numbers come from, the model's title first of all.
+    `nodes`: `id`, a site label (`L8.H7`, `L9.MLP`, `L9.F123`, `embed`), with `@role` after it where a component stands
+    at several positions, or `metric`; optional `kind`, `layer`, `head`, `feature`, `site`, `klass`, `position`, `label`,
+    `in_circuit`, `effect`, `low`, `high`, `p`, and any other scalar. `edges`: `source`, `target`, `kind` (q, k, v, mlp,
+    final, writes, feeds), and any of `effect`, `low`, `high`, `p`, `in_circuit`, `kv_head`. A target may be the site
+    that was edited: `L9.q[6]` is head 6 through its queries, `L9.k[0]` every query head in `nodes` of key–value head 0
+    (this needs the attributes `n_heads` and `n_kv_heads`). `attributes` belong to the graph: where its numbers come
+    from, `model` and `model_hash` first of all, and the model's `n_layers`, `n_heads`, `n_kv_heads`, `d_model` and
+    `parallel_attn_mlp`, without which EAP-IG's format cannot be written. Effects keep the unit they were measured in.
 
     Raises CircuitError for a missing column, a repeated or unreadable id, a column that contradicts an id,
-    an edge that is repeated, runs to an unknown node or backwards, and values that are not scalars.
+    an edge that is repeated, runs to an unknown node or backwards, and values that files cannot hold.
     """
     _need(nodes, "nodes", "id")
+    own = scalars(attributes or {}, "graph")
     described = [_node(row, place) for place, row in enumerate(_rows(nodes))]
-    places = {name: _place(name, values) for name, values in described}
-    if len(places) < len(described):
-        names = [name for name, _ in described]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise CircuitError(
-            f"repeated nodes: {', '.join(twice)}; write one row per node, or add @position to its id"
-        )
-    graph: Graph = nx.DiGraph()
-    graph.graph.update(scalars(attributes or {}, "graph"))
-    graph.add_nodes_from(sorted(described, key=lambda node: places[node[0]]))
+    rows: list[dict[str, Any]] = []
     if edges is not None and len(edges):
         _need(edges, "edges", "source", "target", "kind")
-        rows = sorted(_rows(edges), key=lambda row: _edge_place(row, places))
-        for row in rows:
-            _add_edge(graph, row, places)
-    return graph
+        rows = _rows(edges)
+    names = [name for name, _ in described]
+    return assemble(Parts(own, described, [edge for row in rows for edge in _edges(row, names, own)]))
 
 
 def _need(frame: pd.DataFrame, what: str, *columns: str) -> None:
     lacking = [column for column in columns if column not in frame.columns]
     if lacking:
-        raise CircuitError(
-            f"{what}: no column {', '.join(map(repr, lacking))}; there are {list(frame.columns)}"
-        )
+        raise CircuitError(f"{what}: no column {', '.join(map(repr, lacking))}; there are {list(frame.columns)}")
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise CircuitError(f"the column {twice[0]!r} stands twice; rename one")
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _whole(values: dict[str, Scalar]) -> dict[str, Scalar]:
+    return {
+        name: int(value) if name in _WHOLE and isinstance(value, float) and value.is_integer() else value
+        for name, value in values.items()
+    }
 
 
 def _node(row: dict[str, Any], place: int) -> tuple[str, dict[str, Scalar]]:
     name = row.pop("id")
     if not isinstance(name, str) or not name.strip():
-        raise CircuitError(f"nodes: row {place} has the id {name!r}; write a site such as L8.H7, or metric")
-    values = scalars(row, f"node {name}")
-    for column in ("layer", "head"):  # a column with gaps comes as float
-        value = values.get(column)
-        if isinstance(value, float) and value.is_integer():
-            values[column] = int(value)
-    for column, said in _read(name).items():
-        if values.setdefault(column, said) != said:
-            raise CircuitError(f"node {name}: its {column} is {values[column]!r}, but its id says {said!r}")
-    kind = values.get("kind")
-    if kind not in KINDS:
-        raise CircuitError(
-            f"node {name}: kind {kind!r} is none of {', '.join(KINDS)}; give its column `kind`"
-        )
-    if kind not in {"embed", "metric"} and not isinstance(values.get("layer"), int):
-        raise CircuitError(f"node {name}: a {kind} needs its column `layer`")
-    first = {key: values.pop(key) for key in ("kind", "layer", "head", "klass", "position") if key in values}
-    return name, first | values
+        raise CircuitError(f"nodes: row {place} has the id {shorten(name)}; write a site such as L8.H7, or metric")
+    return str(name), _whole(scalars(row, f"node {called(name)}"))
 
 
-def _read(name: str) -> dict[str, Scalar]:
-    """What an id says of itself: kind, layer and head, and the position after `@`."""
-    label, _, role = name.partition("@")
-    said: dict[str, Scalar] = {"position": role} if role else {}
-    if label == "metric":
-        return said | {"kind": "metric"}
-    try:
-        site = parse(label)
-    except SiteError:
-        return said  # a feature or another thing with a name of its own: its columns must say the rest
-    if site.kind not in _SITE_KINDS:
-        return said
-    said["kind"] = _SITE_KINDS[site.kind]
-    if site.kind != "embed":
-        said["layer"] = site.layer
-    return said if site.index is None else said | {"head": site.index}
-
-
-def _place(name: str, values: Mapping[str, Scalar]) -> tuple[int, int, int, str]:
-    """Where a node stands in the model's order: (block, place within it, head, id)."""
-    kind = str(values["kind"])
-    block = {"embed": -1, "metric": 1 << 30}.get(kind, int(values.get("layer", 0)))
-    return block, KINDS[kind], int(values.get("head", -1)), name
-
-
-def _edge_place(row: Mapping[str, Any], places: Mapping[str, tuple[int, int, int, str]]) -> Any:
-    for end in ("source", "target"):
-        if row[end] not in places:
-            edge = f"edge {row['source']} → {row['target']}"
-            raise CircuitError(f"{edge}: its {end} is not among the {len(places)} nodes; add it to `nodes`")
-    return places[row["source"]], places[row["target"]]
-
-
-def _add_edge(graph: Graph, row: dict[str, Any], places: Mapping[str, tuple[int, int, int, str]]) -> None:
+def _edges(
+    row: dict[str, Any], names: Iterable[str], own: Mapping[str, Scalar]
+) -> Iterator[tuple[Any, Any, dict[str, Scalar]]]:
     source, target = row.pop("source"), row.pop("target")
-    edge = f"edge {source} → {target}"
-    if places[source][:2] >= places[target][:2]:
-        raise CircuitError(
-            f"{edge} runs backwards or within one step; influence runs forward through the model"
-        )
-    if graph.has_edge(source, target):
-        raise CircuitError(f"{edge} is repeated; write one row per edge")
-    if row["kind"] not in EDGE_KINDS:
-        raise CircuitError(f"{edge}: kind {row['kind']!r} is none of {', '.join(EDGE_KINDS)}")
-    graph.add_edge(source, target, **scalars(row, edge))
+    edge = f"edge {called(source)} → {called(target)}"
+    values = _whole(scalars(row, edge))
+    ends = addressed(target, names, own.get("n_heads"), own.get("n_kv_heads")) if isinstance(target, str) else None
+    for name, implied in ends or [(target, {})]:
+        for column, said in implied.items():
+            if values.setdefault(column, said) != said:
+                raise CircuitError(
+                    f"{edge}: its {column} is {shorten(values[column])}, but its target says {shorten(said)}"
+                )
+        yield source, name, dict(values)

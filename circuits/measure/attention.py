@@ -66,9 +66,9 @@ class HeadClasses(Result):
     def to_summary(self) -> pd.DataFrame:
         """One row per head: each mean score with its interval (`direct`, `direct_low`, …) and the class."""
         frame, keys = self.to_frame(), ["layer", "head", "label"]
-        table = summary(frame, keys, "direct")[keys]
+        table = summary(frame, keys, "direct", clusters=self.clusters)[keys]
         for score in ("direct", "diagonal", "BOS"):
-            one = summary(frame, keys, score).drop(columns="n")
+            one = summary(frame, keys, score, clusters=self.clusters).drop(columns="n")
             table = table.merge(
                 one.rename(columns={"mean": score, "low": f"{score}_low", "high": f"{score}_high"}), on=keys
             )
@@ -92,17 +92,25 @@ class HeadClasses(Result):
             return "direct" if direct >= diagonal else "diagonal"
         return "BOS" if bos >= BOS_THRESHOLD else "other"
 
-    def figure(self) -> go.Figure:
-        """Every head's mean pattern as a small map, ordered by class and score."""
+    def figure(self, *, every: bool = False) -> go.Figure:
+        """The mean pattern of each head that has a class as a small map, ordered by class and score.
+
+        `every` draws the others as well, as it is done where no head has a class.
+        """
         import pandas as pd
 
         found = {r["label"]: r for r in records(self.to_summary())}
+        shown = {label: r for label, r in found.items() if r["klass"] != "other"}
+        shown = found if every or not shown else shown
+        left = len(found) - len(shown)
         labels, muted = position_labels(_token_frame(self.tokens))
         columns = [c for c in range(self.tokens.n_pos) if c - self.tokens.n_pos in labels]
         rows: list[pd.DataFrame] = []
         for i, layer in enumerate(self.layers):
             for h in range(self.pattern.shape[1]):
                 name = head(layer, h).label
+                if name not in shown:
+                    continue
                 klass = found[name]["klass"]
                 score = found[name].get(klass, float("nan"))  # "other" has none
                 frame = long_frame(
@@ -110,11 +118,12 @@ class HeadClasses(Result):
                     {"value": self.pattern[i, h][columns][:, columns].double().numpy()},
                 )
                 rows.append(frame.assign(head=name, klass=klass, score=score))
-        shown = [labels[c - self.tokens.n_pos] for c in columns]
+        ticks = [labels[c - self.tokens.n_pos] for c in columns]
         grey = [i for i, c in enumerate(columns) if c - self.tokens.n_pos in muted]
         return attention_grid(
             pd.concat(rows, ignore_index=True), title="Attention patterns, mean over the clean prompts",
-            token_labels=shown, muted_tokens=grey, caption=self.provenance.caption,
+            token_labels=ticks, muted_tokens=grey,
+            caption=self.provenance.caption + (f" · {left} heads without a class are not drawn" if left else ""),
         )  # fmt: skip
 
 

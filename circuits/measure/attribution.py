@@ -18,7 +18,7 @@ Source: Elhage et al. 2021; "Analysing the Refusal Circuit in Gemma 2b IT", isol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 import torch
@@ -29,10 +29,10 @@ from circuits.draw import bars, heatmap
 from circuits.engine import Run, capture
 from circuits.engine.direct import Direct, direct, pullback
 from circuits.frames import long_frame, summary
-from circuits.linalg import freeze_norm, random_directions
+from circuits.linalg import random_directions
 from circuits.metrics import Metric
 from circuits.model import Model
-from circuits.model.weights import head_products
+from circuits.model.value_path import output_path
 from circuits.prompts.align import TokenPairs
 from circuits.result import Result
 from circuits.sites import Site, head
@@ -101,7 +101,7 @@ class LogitAttribution(Result):
         p is adjusted for having looked at all terms; the residual, which is rounding, has none. For blocks `null_low`
         and `null_high` are the 95 % range of the same difference along random directions.
         """
-        table = _difference(self.to_frame(), ["component", "kind", "layer"])
+        table = self._difference(self.to_frame(), ["component", "kind", "layer"])
         null = np.quantile(self.null_written.double().numpy(), [0.025, 0.975], axis=0)
         axes = {"kind": list(KINDS), "layer": list(range(null.shape[2]))}
         spread = long_frame(axes, {"null_low": null[0], "null_high": null[1]})
@@ -109,7 +109,7 @@ class LogitAttribution(Result):
 
     def heads_summary(self) -> pd.DataFrame:
         """One row per head, as `to_summary`; `p` is adjusted for having looked at all heads."""
-        table = _difference(self.heads_frame(), ["component", "layer", "head"])
+        table = self._difference(self.heads_frame(), ["component", "layer", "head"])
         null = np.quantile(self.null_heads.double().numpy(), [0.025, 0.975], axis=0)
         axes = {"layer": list(range(null.shape[1])), "head": list(range(null.shape[2]))}
         spread = long_frame(axes, {"null_low": null[0], "null_high": null[1]})
@@ -133,6 +133,16 @@ class LogitAttribution(Result):
             marked="survives", title="Direct logit attribution by head, clean − corrupt, last position",
             x_title="head", y_title="layer", unit=self._unit, quantile=1.0, caption=self.provenance.caption,
         )  # fmt: skip
+
+    def _difference(self, frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+        """Mean over pairs of clean − corrupt for every term, with interval and adjusted p."""
+        clean, corrupt = (frame[frame["side"] == side].reset_index(drop=True) for side in SIDES)
+        gap = clean.assign(value=clean["value"] - corrupt["value"])
+        table = summary(gap, keys, "value", clusters=self.clusters)
+        # rounding is no effect: a steady one would stand for the largest t of all
+        wide = gap[gap["component"] != "residual"].pivot_table(index="pair", columns="component", values="value")
+        p = dict(zip(wide.columns, max_t(wide.to_numpy(float), clusters=self.clusters), strict=True))
+        return table.assign(p=table["component"].map(p))
 
     @property
     def _unit(self) -> str:
@@ -177,7 +187,7 @@ def _shares(
     terms["written"], means["written"] = _read(reader, writes.unflatten(1, (len(KINDS), n_layers)))
     by_layer: list[tuple[Tensor, Tensor, Tensor]] = []
     for layer in layers:
-        by_head, bias = _attention(model, layer, run)
+        by_head, bias = output_path(model, layer).added(run.seen[Site("z", layer)][:, -1])
         by_layer.append((*_read(reader, by_head), reader.read(bias)))
     shares, averages, biases = zip(*by_layer, strict=True)
     terms["heads"], means["heads"] = torch.stack(shares, 1), torch.stack(averages)
@@ -186,7 +196,9 @@ def _shares(
     entered, final = run.resid[0][:, -1].double().cpu(), run.resid[-1][:, -1].double().cpu()
     terms["embedding"], terms["positional"] = reader.read(entered - constant), reader.read(constant)
     terms["norm_bias"], terms["unembed_bias"] = reader.norm_bias, reader.unembed_bias
-    terms["soft_cap"] = reader.metric - reader.uncapped if model.softcap is not None else torch.zeros_like(reader.metric)
+    terms["soft_cap"] = (
+        reader.metric - reader.uncapped if model.softcap is not None else torch.zeros_like(reader.metric)
+    )
     named = sum((terms[name] for name in OTHERS if name != "residual"), terms["written"].flatten(1).sum(-1))
     terms["metric"], terms["residual"] = reader.metric, reader.metric - named
     mean = final.mean(-1) if reader.norm.centred else torch.zeros(len(final)).double()
@@ -201,22 +213,6 @@ def _read(reader: Direct, x: Float[Tensor, "pair *batch d_model"]) -> tuple[Tens
     return torch.einsum("p...d,pd->p...", linear, reader.direction), torch.einsum("p...d,p->...d", linear, size)
 
 
-def _attention(model: Model, layer: int, run: Run) -> tuple[Float[Tensor, "pair head d_model"], Float[Tensor, "pair d_model"]]:
-    """What each head adds to the residual stream, and what the biases do.
-
-    Through the block's norm after attention, where what is added leaves another module than the one that projects.
-    """
-    places = model.parts.blocks[layer].places
-    projection, last = places["z"].module, places["attn_out"].module
-    by_head = head_products(projection, run.seen[Site("z", layer)][:, -1:])[:, 0]
-    own: Any = getattr(projection, "bias", None)
-    bias = torch.zeros_like(by_head[:, 0]) if own is None else own.detach().expand_as(by_head[:, 0])
-    if any(module is projection for module in last.modules()):
-        return by_head.double().cpu(), bias.double().cpu()
-    norm = freeze_norm(last, by_head.sum(1) + bias)
-    return norm.linear(by_head), norm.linear(bias) + norm.bias
-
-
 def _constant_part(tokens: TokenPairs, runs: list[Run]) -> Float[Tensor, "pair d_model"]:
     """What is added to the embedding whatever the token is, at the last position: learned positions, or 0.
 
@@ -228,14 +224,3 @@ def _constant_part(tokens: TokenPairs, runs: list[Run]) -> Float[Tensor, "pair d
     size = runs[0].resid[0].abs().max().item()
     same = bool((clean - corrupt).abs().max() <= 1e-5 * size)
     return added[0][:, -1] if same else torch.zeros_like(added[0][:, -1])
-
-
-def _difference(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Mean over pairs of clean − corrupt for every term, with interval and adjusted p."""
-    clean, corrupt = (frame[frame["side"] == side].reset_index(drop=True) for side in SIDES)
-    gap = clean.assign(value=clean["value"] - corrupt["value"])
-    table = summary(gap, keys, "value")
-    # rounding is no effect: a steady one would stand for the largest t of all
-    wide = gap[gap["component"] != "residual"].pivot_table(index="pair", columns="component", values="value")
-    p = dict(zip(wide.columns, max_t(wide.to_numpy(float)), strict=True))
-    return table.assign(p=table["component"].map(p))

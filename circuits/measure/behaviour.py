@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -28,7 +29,7 @@ from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.refusal import is_refusal
 from circuits.result import Result
-from circuits.stats import Interval, auroc, wilson
+from circuits.stats import Interval, auroc, rate
 from circuits.tables import SIDES, provenance
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Behaviour(Result):
     def to_summary(self) -> pd.DataFrame:
         """One row per setting and side: refusal rate (Wilson interval), mean metric (bootstrap interval)."""
         frame = self.to_frame()
-        table = summary(frame, ["setting", "side"], "metric")
+        table = summary(frame, ["setting", "side"], "metric", clusters=self.clusters)
         table = table.rename(columns={"mean": "metric", "low": "metric_low", "high": "metric_high"})
         rates = [self.rate(str(r.setting), str(r.side)) for r in table.itertuples()]
         table = table.assign(
@@ -72,16 +73,17 @@ class Behaviour(Result):
 
     def rate(self, setting: str, side: str) -> Interval:
         """Refusal rate with its Wilson interval."""
-        refused = self.refused[SETTINGS.index(setting), SIDES.index(side)]
-        return wilson(int(refused.sum()), refused.numel())
+        return rate(self.refused[SETTINGS.index(setting), SIDES.index(side)].numpy(), self.clusters)
 
     def agreement(self) -> Interval:
         """AUROC of the metric as a classifier of refusal, over the clean and corrupt prompts of the unedited model.
 
-        The two prompts of a pair count as independent. Raises UndefinedError where all or none of them refuse.
+        The two prompts of a pair are one draw, and so are all prompts of a template where pairs share some. Raises
+        UndefinedError where all or none of the prompts refuse.
         """
-        refused, metric = self.refused[0].flatten(), self.metric[0].flatten().double()
-        return auroc(metric[refused].numpy(), metric[~refused].numpy())
+        refused, metric = self.refused[0].flatten().numpy(), self.metric[0].flatten().double().numpy()
+        of = np.tile(range(self.refused.shape[2]) if self.clusters is None else self.clusters, len(SIDES))
+        return auroc(metric[refused], metric[~refused], clusters=(of[refused], of[~refused]))
 
     def figure(self) -> go.Figure:
         """The metric of every prompt, by setting, clean and corrupt."""

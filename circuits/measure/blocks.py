@@ -53,9 +53,10 @@ class BlockPatching(Result):
     def to_summary(self, *, clusters: Sequence[int] | None = None) -> pd.DataFrame:
         """One row per kind, layer and position: mean fraction, interval, and p over all cells (`frames.sweep_summary`).
 
-        `clusters` names the cluster of each pair where pairs share templates or subjects.
+        `clusters` names the cluster of each pair, such as its subject; without, pairs of one template are drawn together.
         """
-        return sweep_summary(self.to_frame(), ["kind", "layer", "pos"], clusters=clusters).assign(direction=self.direction)
+        given = self.clusters if clusters is None else clusters
+        return sweep_summary(self.to_frame(), ["kind", "layer", "pos"], clusters=given).assign(direction=self.direction)
 
     def figure(self) -> go.Figure:
         """Fraction recovered, layer × position, attention beside MLP."""
@@ -69,7 +70,7 @@ class BlockPatching(Result):
             title=f"Single blocks patched, {self.direction[:-1]}ing",
             x_title="position (from the end)", y_title="layer", unit="fraction recovered",
             quantile=1.0,  # few cells act, and they are what is looked for
-            caption=f"{self.provenance.caption} · {said_of_dots(table)}",
+            caption=f"{self.provenance.caption} · {said_of_dots(table, self.clusters)}",
         )  # fmt: skip
 
 

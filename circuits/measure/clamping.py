@@ -35,7 +35,7 @@ from circuits.prompts.align import Positions, TokenPairs
 from circuits.refusal import is_refusal
 from circuits.result import Result
 from circuits.sites import Site
-from circuits.stats import bootstrap_mean, wilson
+from circuits.stats import mean_interval, rate
 from circuits.tables import SIDES, provenance
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ class Clamping(Result):
         for s, side in enumerate(SIDES):
             y = self.value[s].double().numpy()
             slopes, intercepts = np.polyfit(x, y.T, 1)
-            slope, intercept = bootstrap_mean(slopes), bootstrap_mean(intercepts)
+            slope, intercept = (mean_interval(per_pair, self.clusters) for per_pair in (slopes, intercepts))
             natural, null = self.natural[s].double().numpy(), self.null_slope[s].double().numpy()
-            own = bootstrap_mean(natural)
+            own = mean_interval(natural, self.clusters)
             chord = float((y[:, -1] - y[:, 0]).mean() / (x[-1] - x[0]))
             p = (1 + int((np.abs(null) >= abs(chord)).sum())) / (1 + len(null))
             rows.append({
@@ -108,13 +108,13 @@ class Clamping(Result):
 
     def curve_frame(self) -> pd.DataFrame:
         """One row per side and clamp: mean metric with interval."""
-        return summary(self.to_frame(), ["side", "clamp"], "value")
+        return summary(self.to_frame(), ["side", "clamp"], "value", clusters=self.clusters)
 
     def gap_frame(self) -> pd.DataFrame:
         """One row per clamp: mean difference clean − corrupt of the metric at equal clamps, with interval."""
         gap = (self.value[0] - self.value[1]).double().numpy()
         axes = {"pair": list(range(len(gap))), "clamp": list(self.clamps)}
-        return summary(long_frame(axes, {"value": gap}), ["clamp"], "value")
+        return summary(long_frame(axes, {"value": gap}), ["clamp"], "value", clusters=self.clusters)
 
     def completion_frame(self) -> pd.DataFrame:
         """One row per side, clamp completed at, and pair: prompt, completion, refused."""
@@ -131,8 +131,10 @@ class Clamping(Result):
         rows: list[dict[str, Any]] = []
         for s, side in enumerate(SIDES):
             for c, clamp in enumerate(self.complete_at):
-                rate = wilson(int(self.refused[s, :, c].sum()), self.refused.shape[1])
-                rows.append({"side": side, "clamp": clamp, "rate": rate.estimate, "low": rate.low, "high": rate.high})
+                share = rate(self.refused[s, :, c].numpy(), self.clusters)
+                rows.append(
+                    {"side": side, "clamp": clamp, "rate": share.estimate, "low": share.low, "high": share.high}
+                )
         return pd.DataFrame(rows, columns=["side", "clamp", "rate", "low", "high"])
 
     @property

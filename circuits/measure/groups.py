@@ -59,9 +59,10 @@ class GroupPatching(Result):
         """One row per group, kind and position: mean fraction, interval, p, and whether the mean reaches one half.
 
         That is the write-up's rule; it does not look at the interval. p is over all cells (`frames.sweep_summary`);
-        `clusters` names the cluster of each pair where pairs share templates or subjects.
+        `clusters` names the cluster of each pair, such as its subject; without, pairs of one template are drawn together.
         """
-        table = sweep_summary(self.to_frame(), ["position", "group", "kind", "layers"], clusters=clusters)
+        given = self.clusters if clusters is None else clusters
+        table = sweep_summary(self.to_frame(), ["position", "group", "kind", "layers"], clusters=given)
         table = table.assign(necessary=table["mean"] >= NECESSARY, direction=self.direction)
         order = {name: i for i, name in enumerate([*self.positions, *self.groups, *KINDS])}
         return table.sort_values(["position", "group", "kind"], key=lambda c: c.map(order)).reset_index(drop=True)

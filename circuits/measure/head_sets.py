@@ -4,7 +4,7 @@
 
 Noised and recovered: the set was necessary; denoised and recovered: it is enough. A set chosen on these prompts is not
 thereby right for others: test it on unpaired ones. Two sets together may do less than one alone.
-As a null, as many heads drawn at random from the same layers (those of the set excluded), several times.
+As a null, as many heads drawn at random from the layers of all sets (those of the set excluded), several times.
 Source: "Analysing the Refusal Circuit in Gemma 2b IT", activation patching classes of heads.
 """
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuits.draw import bars
 from circuits.engine import sweep
+from circuits.engine.random_heads import random_heads
 from circuits.engine.sweep import Direction
 from circuits.errors import SiteError
 from circuits.frames import summary
@@ -28,7 +29,7 @@ from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts.align import Positions, TokenPairs
 from circuits.result import Result
-from circuits.sites import Site, head
+from circuits.sites import Site
 from circuits.tables import patched_frame, provenance
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class HeadSetPatching(Result):
     def to_summary(self) -> pd.DataFrame:
         """One row per set: mean fraction with interval, and the mean and largest of its random sets."""
         frame = self.to_frame()
-        table = summary(frame[frame["null_of"] == ""], ["set", "heads"], "fraction")
+        table = summary(frame[frame["null_of"] == ""], ["set", "heads"], "fraction", clusters=self.clusters)
         null = frame[frame["null_of"] != ""].groupby(["null_of", "set"])["fraction"].mean().reset_index()
         spread = null.groupby("null_of")["fraction"]
         table["null_mean"] = table["set"].map(spread.mean())
@@ -107,8 +108,11 @@ def patch_head_sets(
     for name, heads in chosen.items():
         if not heads or any(h.kind != "z" or h.index is None for h in heads):
             raise SiteError(f"set {name!r} needs heads, e.g. head(8, 7); it has {', '.join(map(str, heads)) or 'none'}")
-    drawn, null_of = _random_sets(chosen, model.shape.n_heads, null_draws, seed)
-    everything = chosen | drawn
+    layers = {h.layer for heads in chosen.values() for h in heads}
+    rng, everything, null_of = random.Random(seed), dict(chosen), dict[str, str]()  # noqa: S311  not for secrets
+    for name, heads in chosen.items():
+        for i, drawn in enumerate(random_heads(heads, model.shape.n_heads, null_draws, seed=rng, layers=layers)):
+            everything[f"null of {name} #{i}"], null_of[f"null of {name} #{i}"] = drawn, name
     cells = [tuple(Patch(h, positions) for h in heads) for heads in everything.values()]
     swept = sweep(model, tokens, metric, cells, direction=direction)
     return HeadSetPatching(
@@ -117,22 +121,3 @@ def patch_head_sets(
         sets={name: tuple(h.label for h in heads) for name, heads in everything.items()},
         null_of=null_of, positions=str(positions), direction=direction,
     )  # fmt: skip
-
-
-def _random_sets(
-    sets: Mapping[str, tuple[Site, ...]], n_heads: int, draws: int, seed: int
-) -> tuple[dict[str, tuple[Site, ...]], dict[str, str]]:
-    """Sets of the same size from all heads of the layers that any set mentions, without those of the set itself."""
-    layers = sorted({h.layer for heads in sets.values() for h in heads})
-    pool = [head(layer, h) for layer in layers for h in range(n_heads)]
-    rng = random.Random(seed)  # noqa: S311  not for secrets
-    drawn: dict[str, tuple[Site, ...]] = {}
-    null_of: dict[str, str] = {}
-    for name, heads in sets.items():
-        others = [h for h in pool if h not in heads]
-        if len(others) < len(heads):
-            continue  # no set of this size without its own heads: no null, and the summary shows none
-        for i in range(draws):
-            label = f"null of {name} #{i}"
-            drawn[label], null_of[label] = tuple(rng.sample(others, len(heads))), name
-    return drawn, null_of

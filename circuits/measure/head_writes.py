@@ -34,7 +34,7 @@ from circuits.model.value_path import output_path
 from circuits.prompts.align import TokenPairs
 from circuits.result import Result
 from circuits.sites import Site, head
-from circuits.stats import auroc, bootstrap_mean, holm
+from circuits.stats import auroc, holm, mean_interval
 from circuits.stats.labels import label_p
 from circuits.tables import SIDES, provenance
 
@@ -77,8 +77,8 @@ class HeadWrites(Result):
     def heads_frame(self) -> pd.DataFrame:
         """One row per head: mean value and mean matched over pairs, each with its interval."""
         frame, keys = self.to_frame(), ["layer", "head", "label", "chosen"]
-        value = summary(frame, keys, "value").rename(columns={"mean": "value"})
-        matched = summary(frame, keys, "matched").rename(columns={"mean": "matched"})
+        value = summary(frame, keys, "value", clusters=self.clusters).rename(columns={"mean": "value"})
+        matched = summary(frame, keys, "matched", clusters=self.clusters).rename(columns={"mean": "matched"})
         return value.merge(matched, on=keys, how="left", suffixes=("", "_matched"))
 
     def to_summary(self) -> pd.DataFrame:
@@ -111,7 +111,7 @@ class HeadWrites(Result):
         used, some = weights != 0, np.flatnonzero(weights > 0)
         others = np.flatnonzero(weights < 0)
         mean = values.mean(axis=0)
-        effect = bootstrap_mean(values[:, used] @ weights[used], seed=self.seed)
+        effect = mean_interval(values[:, used] @ weights[used], self.clusters, seed=self.seed)
         area = auroc(mean[some], mean[others])
         null = (self.null_value if measure == "value" else self.null_matched).double().flatten(1).numpy()[:, used]
         along = null @ weights[used]
@@ -197,11 +197,9 @@ def head_writes(
         path = output_path(model, layer)
         products: list[Tensor] = []
         for side, run in enumerate(runs):
-            z = run.seen[Site("z", layer)][:, -1]
-            post = path.frozen(z)
-            product = post.linear(torch.einsum("phe,hed->phd", z.double().cpu(), path.w_o))
+            product, rest = path.added(run.seen[Site("z", layer)][:, -1])
             written[side, :, layer] = torch.einsum("phd,pd->ph", product, along)
-            bias[side, :, layer] = ((post.linear(path.b_o.expand_as(along)) + post.bias) * along).sum(-1)
+            bias[side, :, layer] = (rest * along).sum(-1)
             products.append(product)
         d = products[0] - products[1]
         size = d.norm(dim=-1)
@@ -212,4 +210,3 @@ def head_writes(
         provenance=provenance(model, tokens), written=written, bias=bias, length=length,
         null_value=null[0], null_matched=null[1], chosen=tuple(site.label for site in dict.fromkeys(heads)), seed=seed,
     )  # fmt: skip
-

@@ -54,9 +54,10 @@ class HeadPatching(Result):
     def to_summary(self, *, clusters: Sequence[int] | None = None) -> pd.DataFrame:
         """One row per head: mean fraction, interval, and p over all cells (`frames.sweep_summary`).
 
-        `clusters` names the cluster of each pair where pairs share templates or subjects.
+        `clusters` names the cluster of each pair, such as its subject; without, pairs of one template are drawn together.
         """
-        table = sweep_summary(self.to_frame(), ["layer", "head", "label"], clusters=clusters)
+        given = self.clusters if clusters is None else clusters
+        table = sweep_summary(self.to_frame(), ["layer", "head", "label"], clusters=given)
         return table.assign(positions=self.positions, direction=self.direction)
 
     def figure(self) -> go.Figure:
@@ -68,7 +69,7 @@ class HeadPatching(Result):
             title=f"Single heads patched at {self.positions}, {self.direction[:-1]}ing",
             x_title="head", y_title="layer", unit="fraction recovered",
             quantile=1.0,  # few heads act, and they are what is looked for
-            caption=f"{self.provenance.caption} · {said_of_dots(table)}",
+            caption=f"{self.provenance.caption} · {said_of_dots(table, self.clusters)}",
         )  # fmt: skip
 
 

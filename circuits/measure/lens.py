@@ -79,8 +79,9 @@ class LogitLens(Result):
             gap = (value[0] - value[1]).double().numpy()
             axes = {"pair": list(range(gap.shape[0])), "layer": list(range(gap.shape[1]))}
             low, high = np.quantile(null.double().numpy(), [0.025, 0.975], axis=0)
-            table = summary(long_frame(axes, {"value": gap}), ["layer"], "value")
-            tables.append(table.assign(reading=reading, null_low=low, null_high=high, p=max_t(gap)))
+            table = summary(long_frame(axes, {"value": gap}), ["layer"], "value", clusters=self.clusters)
+            p = max_t(gap, clusters=self.clusters)
+            tables.append(table.assign(reading=reading, null_low=low, null_high=high, p=p))
         return pd.concat(tables, ignore_index=True)
 
     def figure(self) -> go.Figure:
@@ -88,7 +89,9 @@ class LogitLens(Result):
         import pandas as pd
 
         table = self.to_summary().assign(series="pullback direction")
-        null = table.assign(mean=(table["null_low"] + table["null_high"]) / 2, low=table["null_low"], high=table["null_high"])
+        null = table.assign(
+            mean=(table["null_low"] + table["null_high"]) / 2, low=table["null_low"], high=table["null_high"]
+        )
         return lines(
             pd.concat([table, null.assign(series="random")], ignore_index=True),
             x="layer", y="mean", color="series", facet="reading", low="low", high="high",
@@ -99,7 +102,7 @@ class LogitLens(Result):
     def absolute_figure(self) -> go.Figure:
         """Clean and corrupt by layer, which also shows what any prompt of this form has."""
         return lines(
-            summary(self.to_frame(), ["reading", "side", "layer"], "value"),
+            summary(self.to_frame(), ["reading", "side", "layer"], "value", clusters=self.clusters),
             x="layer", y="mean", color="side", facet="reading", low="low", high="high",
             title="Logit lens by layer, last position: includes what both prompts of a pair share",
             x_title="layer entered", y_title=self._unit, caption=self.provenance.caption,
@@ -110,9 +113,7 @@ class LogitLens(Result):
         return self.provenance.metric + ("" if self.softcap is None else f", before the cap at ±{self.softcap:g}")
 
 
-def logit_lens(
-    model: Model, tokens: TokenPairs, metric: Metric, *, null_draws: int = 200, seed: int = 0
-) -> LogitLens:
+def logit_lens(model: Model, tokens: TokenPairs, metric: Metric, *, null_draws: int = 200, seed: int = 0) -> LogitLens:
     """Read the metric off the residual entering every block and off the final one, at the last position.
 
     Raises UndefinedError, before anything is run, for a metric that is not linear in the logits.

@@ -82,10 +82,12 @@ class OvCircuits(Result):
         whole = (self.total[0] - self.total[1]).double().numpy()
         columns = {"attention": self.attention[0].double().numpy(), "write": clean - corrupt, "total": whole}
         frame, keys = self._labelled(long_frame(self._axes(), columns)), ["layer", "head", "label", "chosen"]
-        table = summary(frame, keys, "write").rename(columns={"mean": "write"})
+        table = summary(frame, keys, "write", clusters=self.clusters).rename(columns={"mean": "write"})
         for name in ("total", "attention"):
-            one = summary(frame, keys, name).drop(columns="n")
-            table = table.merge(one.rename(columns={"mean": name, "low": f"{name}_low", "high": f"{name}_high"}), on=keys)
+            one = summary(frame, keys, name, clusters=self.clusters).drop(columns="n")
+            table = table.merge(
+                one.rename(columns={"mean": name, "low": f"{name}_low", "high": f"{name}_high"}), on=keys
+            )
         area = np.array([self.separation[label] for label in table["label"]])
         table = table.assign(auroc=area[:, 0], auroc_low=area[:, 1], auroc_high=area[:, 2])
         return table.assign(share=np.where(table["total"] != 0, table["write"] / table["total"], np.nan))
@@ -97,7 +99,7 @@ class OvCircuits(Result):
         itself among them, with at least as large a value (never below 1/(1 + `null_n`)).
         """
         frame, keys = self.to_frame(), ["layer", "label", "component", "chosen"]
-        table = summary(frame, keys, "value")
+        table = summary(frame, keys, "value", clusters=self.clusters)
         whole = table.groupby("label")["mean"].transform("sum")
         table = table.assign(share=np.where(whole != 0, table["mean"] / whole, np.nan))
         rows: list[dict[str, Any]] = []
@@ -113,7 +115,9 @@ class OvCircuits(Result):
                 })  # fmt: skip
         import pandas as pd
 
-        kept = table[table["chosen"]].drop(columns="chosen").merge(pd.DataFrame(rows), on=["layer", "label", "component"])
+        kept = (
+            table[table["chosen"]].drop(columns="chosen").merge(pd.DataFrame(rows), on=["layer", "label", "component"])
+        )
         order = {name: i for i, name in enumerate(self.components)}
         return kept.sort_values(["label", "component"], key=lambda c: c.map(order) if c.name == "component" else c)
 
@@ -166,7 +170,10 @@ def ov_circuits(
     upstream = [Site(kind, layer) for layer in range(layers[-1]) for kind in KINDS]
     named = ("embed", *(site.label for site in upstream), *BIASES)
     shape = (len(SIDES), tokens.n_pairs, len(layers), n_heads)
-    parts, write, total, attention = torch.zeros(*shape, len(named)).double(), *(torch.zeros(shape).double() for _ in "wta")
+    parts, write, total, attention = (
+        torch.zeros(*shape, len(named)).double(),
+        *(torch.zeros(shape).double() for _ in "wta"),
+    )
     reads = torch.zeros(len(layers), n_heads, model.shape.d_model).double()
     for side, ids in enumerate((tokens.clean, tokens.corrupt)):
         run = capture(model, ids, tokens.mask, [*sites, *upstream])
@@ -237,4 +244,3 @@ def _separation(model: Model, tokens: TokenPairs, read: Float[Tensor, " d_model"
 def _ends(component: str) -> int:
     """The layer a component comes from; the embedding and the biases are upstream of all."""
     return -1 if component == "embed" or component in BIASES else int(component[1 : component.index(".")])
-

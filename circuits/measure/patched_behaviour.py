@@ -33,7 +33,7 @@ from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.refusal import is_refusal
 from circuits.result import Result
-from circuits.stats import Interval, holm, wilson
+from circuits.stats import Interval, holm, rate
 from circuits.stats.paired import mcnemar_p, paired_change
 from circuits.tables import provenance
 
@@ -83,21 +83,21 @@ class PatchedBehaviour(Result):
         import pandas as pd
 
         frame = self.to_frame()
-        metric = summary(frame, ["cell"], "metric").set_index("cell")
+        metric = summary(frame, ["cell"], "metric", clusters=self.clusters).set_index("cell")
         base = self.refused[0].numpy()
         rows: list[dict[str, object]] = []
         for c, name in enumerate(self.cells):
             if name in self.null_of:
                 continue
-            after, rate = self.refused[c].numpy(), self.rate(name)
-            change, null = paired_change(base, after), self._null_changes(name)
+            after, share = self.refused[c].numpy(), self.rate(name)
+            change, null = paired_change(base, after, self.clusters), self._null_changes(name)
             hits = int((np.abs(null) >= abs(change.estimate) - 1e-12).sum())
             rows.append({
                 "cell": name, "edits": len(self.cells[name]),
-                "refusal_rate": rate.estimate, "rate_low": rate.low, "rate_high": rate.high,
+                "refusal_rate": share.estimate, "rate_low": share.low, "rate_high": share.high,
                 "change": change.estimate, "change_low": change.low, "change_high": change.high,
                 "started": int((after & ~base).sum()), "stopped": int((base & ~after).sum()),
-                "p": mcnemar_p(base, after),
+                "p": mcnemar_p(base, after, self.clusters),
                 "metric": metric.loc[name, "mean"], "metric_low": metric.loc[name, "low"],
                 "metric_high": metric.loc[name, "high"],
                 "null_mean": null.mean() if len(null) else np.nan,
@@ -112,8 +112,7 @@ class PatchedBehaviour(Result):
 
     def rate(self, cell: str) -> Interval:
         """Refusal rate under a cell, with its Wilson interval."""
-        refused = self.refused[list(self.cells).index(cell)]
-        return wilson(int(refused.sum()), refused.numel())
+        return rate(self.refused[list(self.cells).index(cell)].numpy(), self.clusters)
 
     def _null_changes(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         base = float(self.refused[0].double().mean())
@@ -173,9 +172,7 @@ def patched_behaviour(  # noqa: PLR0913  generation has knobs of its own
     base, other = ("clean", "corrupt") if direction == "noise" else ("corrupt", "clean")
 
     def complete(cell: Cell, on: str) -> tuple[str, ...]:
-        texts = generate(
-            model, tokens, cell, on=on, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        )
+        texts = generate(model, tokens, cell, on=on, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         return tuple(texts)
 
     texts = (complete((), base), complete((), other), *(complete(cell, base) for cell in named.values()))

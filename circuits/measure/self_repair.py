@@ -76,7 +76,7 @@ class SelfRepair(Result):
     def to_summary(self, value: Value = "recovered") -> pd.DataFrame:
         """One row per side and cell: mean over pairs with interval, undefined pairs, median and 95 % range of the null."""
         by = ["side", "ablated_layer", "read_layer"]
-        table = summary(self.to_frame(), by, value)
+        table = summary(self.to_frame(), by, value, clusters=self.clusters)
         null = _of(value, self.null_intact, self.null_ablated, self.typical)
         drawn = _mean_of_defined(null.double().numpy())  # [direction, side, layer, depth]
         at = (table["side"].map(list(SIDES).index).to_numpy(), *(table[axis].to_numpy() for axis in by[1:]))
@@ -179,7 +179,9 @@ def _of(
     if value == "recovered":
         return ablated / torch.where(intact.abs() > SMALL * typical, intact, torch.nan).unsqueeze(-2)
     removed = difference[..., :n_layers].diagonal(dim1=-2, dim2=-1)
-    return 1 - difference / torch.where(removed.abs() > SMALL * typical[..., :n_layers], removed, torch.nan).unsqueeze(-1)
+    return 1 - difference / torch.where(removed.abs() > SMALL * typical[..., :n_layers], removed, torch.nan).unsqueeze(
+        -1
+    )
 
 
 def _mean_of_defined(values: Any) -> Any:

@@ -35,7 +35,7 @@ from circuits.prompts.token_pairs import TokenPairs
 from circuits.refusal import is_refusal
 from circuits.result import Result
 from circuits.sites import Site
-from circuits.stats import auroc, bootstrap_mean, holm, wilson
+from circuits.stats import auroc, holm, mean_interval, rate
 from circuits.stats.paired import mcnemar_p, paired_change
 from circuits.tables import provenance
 
@@ -101,15 +101,16 @@ class Transfer(Result):
         here, c = self._where(origin, label), list(self.cells).index(name)
         metric, refused = self.metric.double().numpy()[:, here], self.refused.numpy()[:, here]
         gaps = self._gaps(origin, label)
-        value, rate = bootstrap_mean(metric[c]), wilson(int(refused[c].sum()), len(here))
+        of = self.clusters if origin == "pairs" else None  # either label's prompts stand in the pairs' order
+        value, share = mean_interval(metric[c], of), rate(refused[c], of)
         row: dict[str, Any] = {
             "origin": origin, "label": label, "cell": name, "heads": len(self.cells[name]), "n": len(here),
             "metric": value.estimate, "metric_low": value.low, "metric_high": value.high,
-            "refusal_rate": rate.estimate, "rate_low": rate.low, "rate_high": rate.high,
+            "refusal_rate": share.estimate, "rate_low": share.low, "rate_high": share.high,
         }  # fmt: skip
         if name == "baseline":
             return row
-        moved, change = bootstrap_mean(metric[c] - metric[0]), paired_change(refused[0], refused[c])
+        moved, change = mean_interval(metric[c] - metric[0], of), paired_change(refused[0], refused[c], of)
         fractions = _shares(moved, gaps[0]), _shares(change, gaps[1])
         null = [i for i, cell in enumerate(self.cells) if self.null_of.get(cell) == name]
         drawn = {
@@ -119,26 +120,29 @@ class Transfer(Result):
         row |= {
             "metric_change": moved.estimate, "metric_change_low": moved.low, "metric_change_high": moved.high,
             "rate_change": change.estimate, "rate_change_low": change.low, "rate_change_high": change.high,
-            "p": mcnemar_p(refused[0], refused[c]),
+            "p": mcnemar_p(refused[0], refused[c], of),
         }  # fmt: skip
-        for kind, (share, low, high) in zip(("metric", "rate"), fractions, strict=True):
-            row |= {f"{kind}_fraction": share, f"{kind}_fraction_low": low, f"{kind}_fraction_high": high}
+        for kind, (moved_by, low, high) in zip(("metric", "rate"), fractions, strict=True):
+            row |= {f"{kind}_fraction": moved_by, f"{kind}_fraction_low": low, f"{kind}_fraction_high": high}
             spread = {"mean": np.mean, "min": np.min, "max": np.max}
             row |= {f"null_{kind}_{name}": f(drawn[kind]) if null else np.nan for name, f in spread.items()}
-        differ = _difference(metric[c] - metric[0], refused[c].astype(float) - refused[0], gaps)
+        differ = _difference(metric[c] - metric[0], refused[c].astype(float) - refused[0], gaps, of)
         return row | differ | {"verdict": _verdict(*fractions)}
 
     def agreement(self) -> pd.DataFrame:
         """One row per set of prompts and cell, over both labels: AUROC of the metric as a classifier of refusal.
 
         `flips`: AUROC of the metric's fall as a classifier of which refusals stop. NaN where there is only one class: `rate`
-        is the share that refuses.
+        is the share that refuses. The two prompts of a pair are one draw, and so are all prompts of a template where pairs
+        share some.
         """
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
         for origin in SETS:
             here = np.concatenate([self._where(origin, label) for label in LABELS])
+            alone = len(here) if origin == "diverse" else len(here) // 2
+            of = np.resize(range(alone) if self.clusters is None or origin == "diverse" else self.clusters, len(here))
             for c, name in enumerate(self.cells):
                 if name in self.null_of:
                     continue
@@ -147,8 +151,8 @@ class Transfer(Result):
                 fall = self.metric[0].double().numpy()[here] - metric
                 rows.append(
                     {"origin": origin, "cell": name, "rate": refused.mean(), "n": len(here)}
-                    | _area("auroc", metric[refused], metric[~refused])
-                    | _area("flips", fall[before & ~refused], fall[before & refused])
+                    | _area("auroc", metric, refused, ~refused, of)
+                    | _area("flips", fall, before & ~refused, before & refused, of)
                 )
         return pd.DataFrame(rows)
 
@@ -205,7 +209,9 @@ def transfer(  # noqa: PLR0913  two sets of prompts
     `sets` are best found on `tokens`. Raises SiteError for sets that are empty or no heads, CircuitError for a label
     without prompts or `how="direction"` without a direction; both before anything is run.
     """
-    wrong = [n for n, hs in sets.items() if not hs or n == "baseline" or any(h.kind != "z" or h.index is None for h in hs)]
+    wrong = [
+        n for n, hs in sets.items() if not hs or n == "baseline" or any(h.kind != "z" or h.index is None for h in hs)
+    ]
     if wrong or not sets:
         raise SiteError(f"set {', '.join(wrong) or 'none'}: give sets of heads, e.g. {{'direct': (head(8, 7),)}}")
     if not (diverse.harmful.any() and not diverse.harmful.all()):
@@ -218,13 +224,13 @@ def transfer(  # noqa: PLR0913  two sets of prompts
         for n, drawn in enumerate(random_heads(cells[name], model.shape.n_heads, null_draws, seed=seed + i)):
             cells[f"null of {name} #{n}"], null_of[f"null of {name} #{n}"] = drawn, name
     prompts = (InstructionTokens.from_pairs(tokens), diverse)
-    parts = [_measure(model, p, metric, list(cells.values()), how, positions, direction, max_new_tokens) for p in prompts]
+    parts = [
+        _measure(model, p, metric, list(cells.values()), how, positions, direction, max_new_tokens) for p in prompts
+    ]
     said = [i for p in prompts for i in p.instructions]
     texts = tuple(a + b for a, b in zip(parts[0][1], parts[1][1], strict=True))
-    about = replace(
-        provenance(model, tokens, metric, parts[1][2]),
-        pairs=f"{tokens.n_pairs} pairs ({tokens.hash}) and {len(diverse.ids)} unpaired instructions ({diverse.hash})",
-    )
+    about = provenance(model, tokens, metric, parts[1][2])
+    about = replace(about, pairs=f"{about.pairs} and {len(diverse.ids)} unpaired instructions ({diverse.hash})")
     return Transfer(
         provenance=about, metric=torch.cat([part[0] for part in parts], 1),
         refused=torch.tensor([[is_refusal(text) for text in row] for row in texts]), completions=texts,
@@ -249,20 +255,21 @@ def _measure(
     return torch.cat([swept.base[None], swept.value]), texts, swept.certificate.line
 
 
-def _area(name: str, above: Any, under: Any) -> dict[str, float]:
+def _area(name: str, score: Any, above: Any, under: Any, of: Any) -> dict[str, float]:
+    """AUROC of a score, of the prompts in `above` against those in `under`; `of` names each prompt's cluster."""
     try:
-        found = auroc(above, under)
+        found = auroc(score[above], score[under], clusters=(of[above], of[under]))
     except UndefinedError:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
     return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def _difference(metric: Any, refused: Any, gaps: tuple[float, float]) -> dict[str, float]:
+def _difference(metric: Any, refused: Any, gaps: tuple[float, float], of: Sequence[int] | None) -> dict[str, float]:
     """Metric fraction − rate fraction, with its interval: whether the proxy overstates what happens to completions."""
     per_prompt = metric / gaps[0] - refused / gaps[1]
     if not np.isfinite(per_prompt).all():
         return dict.fromkeys(("differ", "differ_low", "differ_high"), float("nan"))
-    found = bootstrap_mean(per_prompt)
+    found = mean_interval(per_prompt, of)
     return {"differ": found.estimate, "differ_low": found.low, "differ_high": found.high}
 
 

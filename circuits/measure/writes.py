@@ -63,13 +63,13 @@ class Components(Result):
         """One row per layer: mean gap clean − corrupt with interval, and the 95 % range along random directions."""
         gap = (self.residual[0] - self.residual[1]).double().numpy()
         axes = {"pair": list(range(gap.shape[0])), "layer": list(range(gap.shape[1]))}
-        table = summary(long_frame(axes, {"value": gap}), ["layer"], "value")
+        table = summary(long_frame(axes, {"value": gap}), ["layer"], "value", clusters=self.clusters)
         low, high = np.quantile(self.null_residual.double().numpy(), [0.025, 0.975], axis=0)
         return table.assign(null_low=low, null_high=high)
 
     def written_summary(self) -> pd.DataFrame:
         """One row per kind and layer: mean written difference with interval, and the 95 % random range."""
-        table = summary(self.written_frame(), ["kind", "layer"], "value")
+        table = summary(self.written_frame(), ["kind", "layer"], "value", clusters=self.clusters)
         null = np.quantile(self.null_written.double().numpy(), [0.025, 0.975], axis=0)
         layers = list(range(null.shape[2]))
         spread = long_frame({"kind": list(KINDS), "layer": layers}, {"null_low": null[0], "null_high": null[1]})
@@ -78,7 +78,7 @@ class Components(Result):
     def figure(self) -> go.Figure:
         """The residual's component by layer, clean and corrupt, with intervals over pairs."""
         return lines(
-            summary(self.to_frame(), ["side", "layer"], "value"),
+            summary(self.to_frame(), ["side", "layer"], "value", clusters=self.clusters),
             x="layer", y="mean", color="side", low="low", high="high",
             title="Component along the direction, last position",
             x_title="layer entered", y_title="component (residual units)", caption=self.provenance.caption,

@@ -52,6 +52,24 @@ def hooked(parts: Parts, edits: Mapping[Site, Edit]) -> Generator[Counter[Site]]
         yield fired
 
 
+@contextmanager
+def counting(parts: Parts) -> Generator[Counter[str]]:
+    """Count the tokens whose heads' results every block multiplies by W_O, under `token_layers`.
+
+    That is every token of a block that runs to its end; a call that stops at its keys and values is not counted.
+    """
+    seen: Counter[str] = Counter()
+
+    def count(z: Tensor) -> None:
+        seen["token_layers"] += z.shape[0] * z.shape[1]
+
+    with ExitStack() as installed:
+        for layer in range(len(parts.blocks)):
+            for remove in _install(parts.locate(Site("z", layer)), count):
+                installed.callback(remove)
+        yield seen
+
+
 def _install(place: Place, edit: Edit) -> list[Callable[[], None]]:
     """Install what reaches a place and return how to take it away again."""
     module = place.module

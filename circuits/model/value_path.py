@@ -42,6 +42,14 @@ class OutputPath:
         """The post-norm at the scales that these z give it; the identity where there is none."""
         return frozen(self.post, self.projected(z).to(z))
 
+    def added(
+        self, z: Float[Tensor, "*batch head d_head"]
+    ) -> tuple[Float[Tensor, "*batch head d_model"], Float[Tensor, "*batch d_model"]]:
+        """What every head adds to the residual stream, and what the biases do; together what attention adds."""
+        by_head = torch.einsum("...he,hed->...hd", z.double().cpu(), self.w_o)
+        norm = self.frozen(z)
+        return norm.linear(by_head), norm.linear(self.b_o.expand(*z.shape[:-2], -1)) + norm.bias
+
 
 @final
 @dataclass(frozen=True, eq=False)

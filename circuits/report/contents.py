@@ -79,8 +79,12 @@ class Report:
     """One line of what was checked while computing."""
     verdicts: Sequence[Verdict]
     sections: Sequence[Section]
+    verdict_note: str = ""
+    """How the verdicts' numbers are to be read."""
     completions: Sequence[Completion] = ()
     manifest: Mapping[str, str] = field(default_factory=dict[str, str])
+    steps: pd.DataFrame | None = None
+    """One row per measurement: what it took and what it cost."""
     command: str = ""
     """The command that repeats it."""
 

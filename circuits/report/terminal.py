@@ -11,8 +11,11 @@ _HEAD = ("what was found", "verdict", "numbers")
 _WIDTHS = (48, 12, 60)
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> str:
-    """Three aligned columns; long cells wrap; control characters could steer a terminal and are dropped."""
+def verdict_table(verdicts: Sequence[Verdict], note: str = "") -> str:
+    """Three aligned columns; long cells wrap; control characters could steer a terminal and are dropped.
+
+    `note` stands below: how the numbers are to be read.
+    """
     rows = [_HEAD, *((v.hypothesis, v.verdict, v.numbers) for v in verdicts)]
     cells = [[_wrap(text, width) for text, width in zip(row, _WIDTHS, strict=True)] for row in rows]
     widths = [max(len(line) for row in cells for line in row[i]) for i in range(len(_HEAD))]
@@ -21,7 +24,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
         for i in range(max(len(cell) for cell in row)):
             parts = [(cell[i] if i < len(cell) else "").ljust(w) for cell, w in zip(row, widths, strict=True)]
             lines.append("  ".join(parts).rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, *_wrap(note, sum(widths))] if note else lines)
 
 
 def _wrap(text: str, width: int) -> list[str]:

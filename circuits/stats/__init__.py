@@ -2,7 +2,8 @@
 
     bootstrap_mean(values)            a mean with its interval; `bootstrap_means` for one column per cell
     cluster_bootstrap_mean(values, …) the same where pairs share templates; `cluster_bootstrap_means`
-    wilson(refused, n)                a rate with its interval
+    mean_interval(values, clusters)   either of these, by whether there are clusters; `mean_intervals`
+    wilson(refused, n)                a rate with its interval; `rate(answers, clusters)` where prompts share templates
     auroc(positive, negative)         how well a score separates two sets, with its interval
     cohens_d, rank_biserial           how large a difference is, of two sets or (`_paired`) of differences
     sign_flip_test(values)            is the mean zero? `sign_flip_p` for the bare number
@@ -17,7 +18,7 @@ on; a `PValue` says when its pairs are too few for any p to be small.
 """
 
 from circuits.stats.adjust import benjamini_hochberg, holm
-from circuits.stats.cluster import cluster_bootstrap_mean, cluster_bootstrap_means
+from circuits.stats.cluster import cluster_bootstrap_mean, cluster_bootstrap_means, mean_interval, mean_intervals
 from circuits.stats.effect import cohens_d, cohens_d_paired, rank_biserial, rank_biserial_paired
 from circuits.stats.interval import Interval, bootstrap_mean, bootstrap_means, wilson
 from circuits.stats.permutation import (
@@ -29,13 +30,15 @@ from circuits.stats.permutation import (
     sign_flip_test,
 )
 from circuits.stats.ranking import auroc
+from circuits.stats.rates import rate
 from circuits.stats.significance import ALPHA, PValue
-from circuits.stats.stability import AmongLargest, MeanAtLeast, Survival, SurvivesMaxT, survival
+from circuits.stats.stability import AmongLargest, MeanAbove, MeanAtLeast, Survival, SurvivesMaxT, survival
 
 __all__ = [
     "ALPHA",
     "AmongLargest",
     "Interval",
+    "MeanAbove",
     "MeanAtLeast",
     "PValue",
     "Survival",
@@ -51,10 +54,13 @@ __all__ = [
     "holm",
     "max_t",
     "max_t_test",
+    "mean_interval",
+    "mean_intervals",
     "permutation_p",
     "permutation_test",
     "rank_biserial",
     "rank_biserial_paired",
+    "rate",
     "sign_flip_p",
     "sign_flip_test",
     "survival",

@@ -8,7 +8,24 @@ import numpy as np
 
 from circuits.errors import UndefinedError
 from circuits.stats.checked import Array, numbers, proper_level
-from circuits.stats.interval import Interval, drawn_intervals
+from circuits.stats.interval import Interval, bootstrap_means, drawn_intervals, effective
+
+
+def mean_interval(
+    values: Any, clusters: Any = None, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """`bootstrap_mean`, or `cluster_bootstrap_mean` where `clusters` names the cluster of each value."""
+    column = numbers(values, "values")[:, None]
+    return mean_intervals(column, clusters, level=level, resamples=resamples, seed=seed)[0]
+
+
+def mean_intervals(
+    values: Any, clusters: Any = None, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> list[Interval]:
+    """`bootstrap_means`, or `cluster_bootstrap_means` where `clusters` names the cluster of each row."""
+    if clusters is None:
+        return bootstrap_means(values, level=level, resamples=resamples, seed=seed)
+    return cluster_bootstrap_means(values, clusters, level=level, resamples=resamples, seed=seed)
 
 
 def cluster_bootstrap_mean(
@@ -36,7 +53,7 @@ def cluster_bootstrap_means(
     proper_level(level)
     sums, sizes = cluster_sums(table, clusters)
     n, k = len(table), len(sizes)
-    if sizes.sum() ** 2 < 2 * (sizes**2).sum():
+    if effective(sizes) < 2:
         why = "one cluster: no interval" if k == 1 else f"one of {k} clusters holds most pairs: no interval"
         return [Interval(float(m), np.nan, np.nan, level, n, why) for m in table.mean(axis=0)]
     method = f"BCa bootstrap of {k} clusters"

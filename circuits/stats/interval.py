@@ -47,9 +47,7 @@ def bootstrap_mean(values: Any, *, level: float = 0.95, resamples: int = 10_000,
     return bootstrap_means(column[:, None], level=level, resamples=resamples, seed=seed)[0]
 
 
-def bootstrap_means(
-    values: Any, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> list[Interval]:
+def bootstrap_means(values: Any, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> list[Interval]:
     """The mean of every column of `values` (pair × cell) with its interval, over one resampling of the pairs.
 
     Bias-corrected and accelerated (Efron 1987), with tails widened from Φ(z) to Φ(√(n/(n−1)) t) as
@@ -78,13 +76,16 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
         raise UndefinedError("a rate of nothing: n must be at least 1")
     if not 0 <= successes <= n:
         raise UndefinedError(f"{successes} successes of {n}: must be between 0 and {n}")
-    z2 = float(special.ndtri(0.5 + proper_level(level) / 2)) ** 2
     rate = successes / n
+    return Interval(rate, *score(rate, n, level), level, n, "Wilson score")
+
+
+def score(rate: float, n: float, level: float) -> tuple[float, float]:
+    """Wilson's limits of a rate, seen in n answers."""
+    z2 = float(special.ndtri(0.5 + proper_level(level) / 2)) ** 2
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = np.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    low = 0.0 if successes == 0 else float(centre - half)
-    high = 1.0 if successes == n else float(centre + half)
-    return Interval(rate, low, high, level, n, "Wilson score")
+    return 0.0 if rate == 0 else float(centre - half), 1.0 if rate == 1 else float(centre + half)
 
 
 def resampling(n: int, resamples: int, seed: int) -> Array:
@@ -97,6 +98,16 @@ def resampling(n: int, resamples: int, seed: int) -> Array:
         drawn = rng.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
         counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
     return counts
+
+
+def effective(sizes: Array) -> float:
+    """How many rows of one size would say as much as rows of these sizes, (Σ size)²/Σ size²."""
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def widened(n: float, level: float) -> float:
+    """Hesterberg's normal score of a bootstrap's upper limit for n rows: √(n/(n−1)) t instead of z."""
+    return float(special.stdtrit(n - 1, 0.5 + level / 2)) * float(np.sqrt(n / (n - 1)))
 
 
 def drawn_intervals(
@@ -131,8 +142,7 @@ def _limits(sums: Array, sizes: Array, counts: Array, level: float) -> tuple[Arr
     bias = special.ndtri(np.clip(below / resamples, 0.5 / resamples, 1 - 0.5 / resamples))
     pull = sums - means * sizes[:, None]  # what each row does to the mean
     acceleration = (pull**3).sum(axis=0) / (6 * (pull**2).sum(axis=0) ** 1.5)
-    n = float(sizes.sum() ** 2 / (sizes**2).sum())  # rows of equal size that would say as much
-    tail = float(special.stdtrit(n - 1, 0.5 + level / 2)) * np.sqrt(n / (n - 1))
+    tail = widened(effective(sizes), level)
     limits = [_quantile(drawn, _share(z, bias, acceleration)) for z in (-tail, tail)]
     return limits[0], limits[1]
 

@@ -69,11 +69,12 @@ def max_t_test(
     hits = draws - np.searchsorted(largest, statistic - TIE)
     exact = table.exact(resamples)
     p = hits / draws if exact else (1 + hits) / (1 + draws)
-    moving = table.n - table.zeros
+    n, zeros, constant = table.n, table.zeros, table.constant
+    moving = n - zeros
     least = np.maximum(np.minimum(2.0 ** (1 - moving), 1.0), 0.0 if exact else 1 / (1 + draws))
     unit = "pair" if clusters is None else "cluster"
     return [
-        PValue(float(p[c]), float(least[c]), int(table.n[c]), int(table.zeros[c]), bool(table.constant[c]), unit)
+        PValue(float(p[c]), float(least[c]), int(n[c]), int(zeros[c]), bool(constant[c]), unit)
         for c in range(len(p))
     ]
 

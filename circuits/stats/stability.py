@@ -37,6 +37,17 @@ class MeanAtLeast:
 
 @final
 @dataclass(frozen=True)
+class MeanAbove:
+    """mean effect ≥ bound, its sign counted."""
+
+    bound: float
+
+    def __str__(self) -> str:
+        return f"mean ≥ {self.bound:g}"
+
+
+@final
+@dataclass(frozen=True)
 class AmongLargest:
     """|mean effect| among the k largest of all cells and not zero; cells tied at the border all count."""
 
@@ -57,7 +68,7 @@ class SurvivesMaxT:
         return f"max-T p ≤ {self.alpha:g}, at the critical value of all pairs"
 
 
-Claim = MeanAtLeast | AmongLargest | SurvivesMaxT
+Claim = MeanAtLeast | MeanAbove | AmongLargest | SurvivesMaxT
 
 
 @final
@@ -104,7 +115,11 @@ def _holds(
     counts: Array, sums: Array, sizes: Array, claim: Claim, critical: float
 ) -> npt.NDArray[np.bool_]:
     """(sample, cell): whether the claim holds when row i is drawn counts[sample, i] times."""
-    total = np.abs(counts @ sums)
+    signed = counts @ sums
+    total = np.abs(signed)
+    if isinstance(claim, MeanAbove):  # a sum of nothing claims nothing
+        drawn = counts @ sizes
+        return (drawn > 0) & (signed >= claim.bound * drawn - TIE * np.maximum(1.0, total))
     if isinstance(claim, SurvivesMaxT):
         norm = np.sqrt(counts @ sums**2)
         return (norm > 0) & (total > (critical + TIE) * norm)
@@ -123,6 +138,8 @@ def _critical(table: Sweep, claim: Claim, resamples: int, seed: int) -> float:
     if isinstance(claim, MeanAtLeast):
         if not claim.threshold > 0:
             raise UndefinedError(f"threshold {claim.threshold}: every mean is at least that; write a positive one")
+        return 0.0
+    if isinstance(claim, MeanAbove):
         return 0.0
     if isinstance(claim, AmongLargest):
         if not 1 <= claim.k < cells:

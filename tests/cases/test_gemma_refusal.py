@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import networkx as nx
 import pandas as pd
 import pytest
 
-from circuits.case import main
+from circuits.case import Progress, main, parser
+from circuits.cases.gemma_refusal import inputs
 from circuits.cases.gemma_refusal.__main__ import CASE
+from circuits.engine import baseline
+from circuits.errors import UndefinedError
 from circuits.graph import load_graph
 
 
@@ -37,7 +41,9 @@ def test_the_report_says_what_it_is_of(finished: Path):
     manifest = json.loads((finished / "manifest.json").read_text())
     assert "TinyStories-656K" in manifest["model"]
     assert manifest["metric"] == "logit[answer] − logit[wrong]"
-    assert len(manifest["verdicts"]) == 8
+    hypotheses = [v["hypothesis"] for v in manifest["verdicts"]]
+    assert len(set(hypotheses)) == len(hypotheses)
+    assert {"the metric stands for refusal", "a few direct heads carry it"} <= set(hypotheses)
     assert manifest["command"].startswith("python -m circuits.cases.gemma_refusal --model")
     page = (finished / "index.html").read_text()
     assert "Published elsewhere" not in page, "the write-up's findings are about refusal, not about pronouns"
@@ -155,22 +161,37 @@ def test_a_missing_column_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "harmless" in err
 
 
-def test_pairs_whose_metric_does_not_differ_are_named(tiny_stories: dict[str, str], tmp_path: Path, capsys: Any):
-    """Between two words that the model never tells apart the metric is equal; which pair, is said before any sweep."""
-    import circuits.cases.gemma_refusal.study as study_module
+@pytest.fixture
+def equal_metric(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[int]], None]:
+    """Makes the metric of some pairs equal on both prompts."""
 
-    def equal(model: Any, tokens: Any, metric: Any) -> Any:
-        clean, corrupt = original(model, tokens, metric)
-        corrupt[3] = clean[3]
-        return clean, corrupt
+    def make(pairs: Sequence[int]) -> None:
+        def equal(model: Any, tokens: Any, metric: Any) -> Any:
+            clean, corrupt = baseline(model, tokens, metric)
+            corrupt[list(pairs)] = clean[list(pairs)]
+            return clean, corrupt
 
-    original = study_module.baseline
-    study_module.baseline = equal
-    try:
-        words = ["--model", tiny_stories["model"], "--pairs", tiny_stories["pairs"], "--out", str(tmp_path / "out")]
-        assert main(CASE, words) == 2
-    finally:
-        study_module.baseline = original
-    err = capsys.readouterr().err
-    assert "equal on both prompts of 1 of 24 pairs" in err
-    assert "pair 3" in err
+        monkeypatch.setattr(inputs, "baseline", equal)
+
+    return make
+
+
+def start(tiny_stories: dict[str, str], tmp_path: Path) -> Any:
+    words = ["--model", tiny_stories["model"], "--pairs", tiny_stories["pairs"], "--out", str(tmp_path / "out")]
+    return inputs.setting(parser(CASE).parse_args(words), Progress(total=0))
+
+
+def test_a_pair_without_a_gap_is_named_and_left_out(
+    tiny_stories: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], equal_metric: Any
+):
+    equal_metric([3])
+    start(tiny_stories, tmp_path)
+    out = capsys.readouterr().out
+    assert "equal on both prompts of 1 of 24 pairs, left out of every fraction" in out
+    assert "pair 3" in out
+
+
+def test_a_metric_without_any_gap_is_refused(tiny_stories: dict[str, str], tmp_path: Path, equal_metric: Any):
+    equal_metric(range(24))
+    with pytest.raises(UndefinedError, match="all 24 pairs"):
+        start(tiny_stories, tmp_path)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import oracle
+import pandas as pd
 import pytest
 import small_models
 import torch
 from oracle import PairOracle
 
+from circuits.engine.random_heads import random_heads
 from circuits.errors import SiteError
 from circuits.measure.blocks import patch_blocks
 from circuits.measure.groups import patch_groups, thirds
@@ -137,6 +141,15 @@ def test_random_sets_are_other_heads_of_the_same_layers():
     assert summary.loc["two", "null_max"] == pytest.approx(nulls.max())
 
 
+def test_the_null_is_drawn_as_every_null_of_heads_is():
+    found = patch_head_sets(MODEL, TOKENS, METRIC, sets=SETS | {"other": (head(2, 1), head(2, 2))}, null_draws=3, seed=4)
+    rng = random.Random(4)
+    for name, heads in (SETS | {"other": (head(2, 1), head(2, 2))}).items():
+        drawn = random_heads(heads, 4, 3, seed=rng, layers=(1, 2))  # one after the other: no two nulls are alike
+        assert [found.sets[f"null of {name} #{i}"] for i in range(3)] == [tuple(h.label for h in d) for d in drawn]
+    assert random_heads(SETS["two"], 4, 3, seed=4) == random_heads(SETS["two"], 4, 3, seed=random.Random(4))
+
+
 def test_one_set_has_a_null_too():
     found = patch_head_sets(MODEL, TOKENS, METRIC, sets={"one": (head(1, 2),)}, null_draws=3)
     assert len(found.null_of) == 3
@@ -166,9 +179,16 @@ def _many() -> TokenPairs:
     return TOKENS.select([*range(5)] * 4)
 
 
+def _apart(found: Any) -> Any:
+    """Every pair as a draw of its own, though four say the same: what is tested here is what happens to twenty draws."""
+    assert found.clusters == tuple([*range(5)] * 4)
+    return replace(found, provenance=replace(found.provenance, clusters=()))
+
+
 @pytest.mark.parametrize("patch", [patch_residual, patch_blocks, patch_heads, patch_groups])
 def test_every_sweep_is_tested_against_chance_over_all_its_cells(patch: Any):
-    found = patch(MODEL, _many(), METRIC)
+    whole = patch(MODEL, _many(), METRIC)
+    found = _apart(whole)
     axes = [a for a in ("kind", "layer", "pos", "head", "group", "position") if a in found.to_summary()]
     wide = found.to_frame().pivot_table(index="pair", columns=axes, values="fraction", dropna=False, observed=False)
     wide = wide.loc[:, wide.notna().any()]
@@ -187,15 +207,16 @@ def test_every_sweep_is_tested_against_chance_over_all_its_cells(patch: Any):
             assert row.note.startswith("cannot reach significance")
         assert row.survives == (expected <= 0.05)
     assert table["survives"].any()
-    clustered = found.to_summary(clusters=template_clusters(_many()))
-    assert len(set(template_clusters(_many()))) == 5
+    clustered = whole.to_summary()
     assert not clustered["survives"].any()  # five templates cannot reach .05
     assert clustered["mean"].tolist() == pytest.approx(table["mean"].tolist())
+    pd.testing.assert_frame_equal(found.to_summary(clusters=template_clusters(_many())), clustered)
 
 
 @pytest.mark.parametrize("patch", [patch_residual, patch_blocks, patch_heads])
 def test_dots_stand_on_the_cells_that_survive(patch: Any):
-    found = patch(MODEL, _many(), METRIC)
+    whole = patch(MODEL, _many(), METRIC)
+    found = _apart(whole)
     figure = found.figure()
     dots = [trace for trace in figure.data if trace.type == "scatter" and trace.mode == "markers"]
     drawn = sum(len(trace.x) for trace in dots)
@@ -205,6 +226,10 @@ def test_dots_stand_on_the_cells_that_survive(patch: Any):
     few = patch(MODEL, TOKENS, METRIC).figure()
     said = next(a.text for a in few.layout.annotations if a.name == "caption").replace("<br>", " ")
     assert "no dots: 5 pairs cannot reach p ≤ 0.05 (least 0.0625)" in said
+    shared = whole.figure()
+    said = next(a.text for a in shared.layout.annotations if a.name == "caption").replace("<br>", " ")
+    assert "no dots: 5 templates cannot reach p ≤ 0.05 (least 0.0625)" in said
+    assert "20 pairs of 5 templates" in said
 
 
 def test_fractions_are_of_each_pair():

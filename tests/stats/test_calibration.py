@@ -25,9 +25,11 @@ from circuits.stats import (
     permutation_p,
     rank_biserial,
     rank_biserial_paired,
+    rate,
     sign_flip_p,
     wilson,
 )
+from circuits.stats.paired import paired_change
 
 PAIRS = 52
 """As many as the toy set has."""
@@ -183,6 +185,30 @@ def test_rates_are_covered_on_average_and_nowhere_badly(n: int):
     assert cover.min() > (0.89 if n < PAIRS else 0.91)
 
 
+def _answers(rng: np.random.Generator, of: np.ndarray, share: float, rates: list[float]) -> np.ndarray:
+    """Yes or no of every prompt at every rate; `share` of what decides is the cluster's, half of all is the prompt's own."""
+    normal = [rng.normal(size=(2, of.max() + 1))[:, of], rng.normal(size=(2, len(of)))]
+    both = [np.stack([x[0], math.sqrt(0.5) * (x[0] + x[1])]) for x in normal]  # of two rates, correlated by .7
+    score = math.sqrt(share) * both[0] + math.sqrt(1 - share) * both[1]
+    return (score[: len(rates)] < scipy_stats.norm.ppf(rates)[:, None]).astype(float)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9])
+@pytest.mark.parametrize("sizes", ["equal", "toy-like", "unequal"])
+def test_rates_and_changes_over_clusters_are_covered(sizes: str, share: float):
+    rng, runs = np.random.default_rng(15), 300
+    of = np.repeat(np.arange(len(SIZES[sizes])), SIZES[sizes])
+    for old, new in ((0.5, 0.5), (0.8, 0.5), (0.95, 0.8)):
+        drawn = [_answers(rng, of, share, [old, new]) for _ in range(runs)]
+        rates = covered([rate(x[0], of) for x in drawn], old)
+        changes = covered([paired_change(x[0], x[1], of) for x in drawn], new - old)
+        assert within(rates, runs, 0.93, 0.99), (old, rates)
+        assert within(changes, runs, 0.94, 0.99), (old, new, changes)
+        if share == 0.9 and sizes != "toy-like":
+            assert covered([wilson(int(x[0].sum()), len(of)) for x in drawn], old) < 0.9
+            assert covered([paired_change(x[0], x[1]) for x in drawn], new - old) < 0.9
+
+
 # separation and effect sizes
 
 
@@ -195,6 +221,50 @@ def test_areas_are_covered(sizes: tuple[int, int], spread: float):
         a, b = rng.normal(shift, spread, (runs, sizes[0])), rng.normal(size=(runs, sizes[1]))
         share = covered([auroc(x, y) for x, y in zip(a, b, strict=True)], true)
         assert within(share, runs, 0.93, 0.98 if true < 0.9 else 0.995), (true, share)
+
+
+def test_areas_over_pairs_are_covered_where_independent_scores_are_too_wide():
+    """Half of the variance is the pair's, in both its scores alike: 52 clean and 52 corrupt prompts."""
+    rng, runs, of = np.random.default_rng(16), 600, range(PAIRS)
+    for true in (0.5, 0.8):
+        shift = math.sqrt(2) * scipy_stats.norm.ppf(true)
+        pair, own = rng.normal(size=(runs, PAIRS)), rng.normal(size=(2, runs, PAIRS))
+        a, b = shift + math.sqrt(0.5) * (pair + own[0]), math.sqrt(0.5) * (pair + own[1])
+        share = covered([auroc(x, y, clusters=(of, of)) for x, y in zip(a, b, strict=True)], true)
+        plain = covered([auroc(x, y) for x, y in zip(a, b, strict=True)], true)
+        assert within(share, runs, 0.93, 0.97), (true, share)
+        assert plain > 0.975
+
+
+@pytest.mark.parametrize("sizes", ["equal", "unequal"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_areas_over_templates_are_covered_where_independent_scores_are_not(sizes: str, *, shared: bool):
+    """Half of the variance is the template's, of either side's scores alone or of the two together."""
+    rng, runs = np.random.default_rng(17), 500
+    of = np.repeat(np.arange(13), SIZES[sizes])
+    for true in (0.5, 0.8, 0.95):
+        shift, found, plain = math.sqrt(2) * scipy_stats.norm.ppf(true), [], []
+        for _ in range(runs):
+            first, second = rng.normal(size=(2, 13))
+            second = -first if shared else second  # a template that raises one side lowers the other
+            a = shift + math.sqrt(0.5) * (first[of] + rng.normal(size=PAIRS))
+            b = math.sqrt(0.5) * (second[of] + rng.normal(size=PAIRS))
+            found.append(auroc(a, b, clusters=(of, of)))
+            plain.append(auroc(a, b))
+        assert within(covered(found, true), runs, 0.93, 0.995 if true < 0.9 else 1.0), true
+        assert covered(plain, true) < (0.88 if true < 0.9 else 0.94)
+
+
+def test_areas_over_clusters_of_any_make_up_are_covered():
+    """Two scores in each of 52 clusters, each a positive or a negative by chance."""
+    rng, runs, of = np.random.default_rng(18), 600, np.repeat(np.arange(PAIRS), 2)
+    for true in (0.5, 0.8):
+        shift, found = math.sqrt(2) * scipy_stats.norm.ppf(true), []
+        for _ in range(runs):
+            positive = rng.random(len(of)) < 0.5
+            x = shift * positive + math.sqrt(0.5) * (rng.normal(size=PAIRS)[of] + rng.normal(size=len(of)))
+            found.append(auroc(x[positive], x[~positive], clusters=(of[positive], of[~positive])))
+        assert within(covered(found, true), runs, 0.93, 0.98), true
 
 
 def test_areas_of_few_scores_err_to_the_wide_side():

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from circuits.errors import UndefinedError
-from circuits.stats import bootstrap_mean, cluster_bootstrap_mean, cluster_bootstrap_means, max_t, sign_flip_test
+from circuits.stats import (
+    bootstrap_mean,
+    bootstrap_means,
+    cluster_bootstrap_mean,
+    cluster_bootstrap_means,
+    max_t,
+    mean_interval,
+    mean_intervals,
+    sign_flip_test,
+)
 
 
 def test_clusters_of_one_are_the_plain_bootstrap():
@@ -16,6 +25,14 @@ def test_clusters_of_one_are_the_plain_bootstrap():
     plain, single = bootstrap_mean(values), cluster_bootstrap_mean(values, range(20))
     assert (single.estimate, single.low, single.high) == pytest.approx((plain.estimate, plain.low, plain.high))
     assert single.method == "BCa bootstrap of 20 clusters"
+
+
+def test_a_mean_has_the_interval_of_its_clusters_where_there_are_any():
+    table, of = np.random.default_rng(5).normal(size=(12, 3)), [0, 0, 1, 2, 2, 2, 3, 4, 5, 5, 6, 7]
+    assert mean_intervals(table, seed=3) == bootstrap_means(table, seed=3)
+    assert mean_intervals(table, of, level=0.9) == cluster_bootstrap_means(table, of, level=0.9)
+    assert mean_interval(table[:, 1], of) == cluster_bootstrap_mean(table[:, 1], of)
+    assert mean_interval(table[:, 1], resamples=500) == bootstrap_mean(table[:, 1], resamples=500)
 
 
 def test_the_estimate_is_the_mean_over_pairs_whatever_the_clusters():

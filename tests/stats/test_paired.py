@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -48,6 +50,35 @@ def test_independent_answers_give_the_square_and_add_interval():
     half = np.hypot(0.5 - rate.low, rate.high - 0.5)
     found = paired_change(before, after)
     assert (found.low, found.high) == pytest.approx((-half, half))
+
+
+def test_mcnemar_of_clusters_flips_them_whole():
+    """All sign flips of the clusters' sums, one by one."""
+    rng = np.random.default_rng(2)
+    before, after, of = rng.integers(2, size=30), (rng.random(30) < 0.75).astype(int), rng.integers(9, size=30)
+    sums = np.bincount(of, weights=after - before, minlength=9)
+    flipped = [abs(np.dot(signs, sums)) for signs in product((-1, 1), repeat=9)]
+    expected = np.mean(np.array(flipped) >= abs(sums.sum()))
+    assert mcnemar_p(before, after, of) == pytest.approx(expected)
+    assert mcnemar_p(before, after, range(30)) == pytest.approx(mcnemar_p(before, after))
+    assert mcnemar_p(np.tile(before, 3), np.tile(after, 3), np.tile(range(30), 3)) == pytest.approx(
+        mcnemar_p(before, after)
+    )
+    assert mcnemar_p([0, 1] * 4, [1, 0] * 4, np.repeat(range(4), 2)) == 1.0
+
+
+def test_a_change_over_clusters_is_newcombes_for_what_the_answers_are_worth():
+    rng = np.random.default_rng(3)
+    before, after = (rng.random((2, 40)) < [[0.7], [0.4]]).astype(int)
+    alone = paired_change(before, after, range(40))
+    plain = paired_change(before, after)
+    assert alone.estimate == plain.estimate
+    assert alone.low == pytest.approx(plain.low, abs=0.01)  # what t costs
+    assert alone.low < plain.low
+    copies = paired_change(np.tile(before, 4), np.tile(after, 4), np.tile(range(40), 4))
+    assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high), abs=0.01)
+    assert paired_change(np.tile(before, 4), np.tile(after, 4)).low > copies.low + 0.05
+    assert np.isnan(paired_change(before, after, [0] * 40).low)
 
 
 @pytest.mark.parametrize(("p", "keep"), [(0.5, 0.8), (0.95, 0.9), (0.2, 0.3)])

@@ -2,6 +2,7 @@
 
 After "Analysing the Refusal Circuit in Gemma 2b IT".
 
-Reading order: study (what is measured, in order), rules (what each hypothesis needs to hold), argument (what the report
-says about each measurement), published (what the write-up found, for comparison), graph (the circuit).
+Reading order: study (the argument, chapter by chapter), inputs (what is checked before anything is run), setting (how a
+chapter measures), chapters (each measures its part and tells what came out), rules (what each hypothesis needs to hold),
+published (what the write-up found, for comparison), graph (the circuit).
 """

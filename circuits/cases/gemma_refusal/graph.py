@@ -7,71 +7,91 @@ Influence between components is not measured here, so no such edge is drawn.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import networkx as nx
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+import plotly.graph_objects as go
 
+from circuits.cases.gemma_refusal.setting import Chapter, Missing
+from circuits.draw import network
 from circuits.engine.sweep import Direction
-from circuits.frames import records, summary
-from circuits.graph import component_graph
+from circuits.frames import records, sweep_summary
+from circuits.graph import component_graph, export
 from circuits.measure.attention import HeadClasses
 from circuits.measure.blocks import BlockPatching
 from circuits.measure.heads import HeadPatching
 from circuits.measure.writes import Components
+from circuits.report import Section
 from circuits.result import Provenance
 from circuits.sites import Site
-from circuits.stats import max_t
 
 DRAWN: Final = 0.02
 """Heads without a class whose effect is smaller than this are left out of the graph."""
+_EDGE: Final = 0.05
+"""Share of the metric from which an edge is drawn; the files have all."""
+
+
+def tell(
+    blocks: Mapping[Direction, BlockPatching], heads: Mapping[Direction, HeadPatching], classes: HeadClasses,
+    written: Components | Missing, out: Path,
+) -> Chapter:  # fmt: skip
+    """Write the graph to `out` and show it."""
+    nodes = node_frame(blocks, heads, classes, written)
+    provenance = heads["noise"].provenance
+    graph = build(nodes, provenance)
+    for suffix in ("graphml", "json"):
+        export(graph, out / f"circuit.{suffix}")
+    survive = int((nodes["noise_last_p"] <= 0.05).sum())
+    return Chapter([
+        Section(
+            "graph", "The circuit so far",
+            f"{len(nodes)} components with an effect or a class, each with its measured influence on the metric; {survive} of "
+            "them survive the test over their sweep when noised at the last position.",
+            {"graph": _drawing(nodes, provenance.caption)},
+            "Left to right by layer; size: fraction of the metric moved by noising the component at the last position.",
+            "Components whose effect does not survive the sweep-wide test (columns …_p: max-T over all cells of their sweep).",
+            "", nodes, ("Also written as circuit.graphml and circuit.json (node-link) beside this page.",),
+        )
+    ])  # fmt: skip
 
 
 def node_frame(
     blocks: Mapping[Direction, BlockPatching], heads: Mapping[Direction, HeadPatching], classes: HeadClasses,
-    written: Components,
+    written: Components | Missing,
 ) -> pd.DataFrame:  # fmt: skip
     """One row per node: effects (denoise, noise; at last and subject), intervals, class, p-values, what it writes."""
     return pd.concat([_blocks(blocks, written), _heads(heads, classes)], ignore_index=True)
 
 
-def _blocks(blocks: Mapping[Direction, BlockPatching], written: Components) -> pd.DataFrame:
+def _blocks(blocks: Mapping[Direction, BlockPatching], written: Components | Missing) -> pd.DataFrame:
     rows: dict[str, dict[str, Any]] = {}
     for direction, result in blocks.items():
         frame = result.to_frame()
         for role in ("last", "subject"):
             at = frame[(frame["pos"] == -1) if role == "last" else (frame["role"] == "subject")]
-            table = summary(at, ["kind", "layer"], "fraction").assign(p=_adjusted(at, ["kind", "layer"]))
-            for r in records(table):
+            for r in records(sweep_summary(at, ["kind", "layer"], clusters=result.provenance.clusters or None)):
                 label = Site(r["kind"], int(r["layer"])).label
                 rows.setdefault(label, {"id": label})
-                rows[label] |= {
-                    f"{direction}_{role}": r["mean"], f"{direction}_{role}_low": r["low"],
-                    f"{direction}_{role}_high": r["high"], f"{direction}_{role}_p": r["p"],
-                }  # fmt: skip
-    for r in records(written.written_summary()):
-        rows[Site(r["kind"], int(r["layer"])).label]["writes"] = r["mean"]
+                rows[label] |= {f"{direction}_{role}": r["mean"]} | {
+                    f"{direction}_{role}_{name}": r[name] for name in ("low", "high", "p")
+                }
+    if not isinstance(written, Missing):
+        for r in records(written.written_summary()):
+            rows[Site(r["kind"], int(r["layer"])).label]["writes"] = r["mean"]
     return pd.DataFrame(list(rows.values()))
 
 
 def _heads(heads: Mapping[Direction, HeadPatching], classes: HeadClasses) -> pd.DataFrame:
     table = classes.to_summary()[["label", "klass", "direct", "diagonal", "BOS"]].rename(columns={"label": "id"})
     for direction, result in heads.items():
-        frame = result.to_frame()
-        effects = summary(frame, ["label"], "fraction").assign(p=_adjusted(frame, ["label"]))
-        named = {"label": "id", "mean": f"{direction}_last", "p": f"{direction}_last_p"}
-        named |= {side: f"{direction}_last_{side}" for side in ("low", "high")}
-        table = table.merge(effects.drop(columns="n").rename(columns=named), on="id", how="right")
+        effects = result.to_summary()[["label", "mean", "low", "high", "p"]]
+        named = {"label": "id", "mean": f"{direction}_last"}
+        named |= {name: f"{direction}_last_{name}" for name in ("low", "high", "p")}
+        table = table.merge(effects.rename(columns=named), on="id", how="right")
     acts = table[["denoise_last", "noise_last"]].abs().max(axis=1) >= DRAWN
     return table[acts | table["klass"].isin(["direct", "diagonal"])]
-
-
-def _adjusted(frame: pd.DataFrame, by: list[str]) -> NDArray[np.floating[Any]]:
-    """max-T p-values over the cells of this table, in the order of its summary; pairs without a fraction left out."""
-    table = frame.pivot_table(index="pair", columns=by, values="fraction", aggfunc="mean").dropna()
-    return max_t(table.to_numpy(float)) if len(table) > 1 else np.full(table.shape[1], np.nan)
 
 
 def build(nodes: pd.DataFrame, provenance: Provenance) -> nx.DiGraph[str]:
@@ -88,3 +108,20 @@ def build(nodes: pd.DataFrame, provenance: Provenance) -> nx.DiGraph[str]:
         "ablation": "interchange with the other prompt of the pair",
     }  # fmt: skip
     return component_graph(pd.concat([nodes, metric], ignore_index=True), edges.dropna(subset="effect"), attributes)
+
+
+def _drawing(nodes: pd.DataFrame, caption: str) -> go.Figure:
+    shown = nodes.assign(
+        label=nodes["id"],
+        column=nodes["id"].str.extract(r"^L(\d+)")[0].astype(int),
+        row=nodes["id"].str.extract(r"\.([A-Z]+)")[0].map({"H": "heads", "ATTN": "attention", "MLP": "MLPs"}),
+        effect=nodes["noise_last"].abs(),
+    )
+    shown["klass"] = shown["klass"].fillna(shown["row"])
+    last = int(shown["column"].max()) + 1
+    metric = {"id": "metric", "label": "metric", "column": last, "row": "attention", "effect": 1.0, "klass": "metric"}
+    edges = pd.DataFrame({"source": nodes["id"], "target": "metric", "weight": nodes["noise_last"]})
+    return network(
+        pd.concat([shown, pd.DataFrame([metric])], ignore_index=True), edges[edges["weight"].abs() >= _EDGE],
+        title="Components and their effect on the metric (noised, last position)", caption=caption,
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from circuits.measure.interaction import rules
 from circuits.measure.interaction.rules import COLUMNS, DIRECTIONS, TERMS
 from circuits.result import Result
 from circuits.sites import ORDER, parse
-from circuits.stats import Interval, bootstrap_means, max_t
+from circuits.stats import Interval, max_t, mean_intervals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,8 @@ class Interactions(Result):
         import pandas as pd
 
         defined = self._defined
-        found = bootstrap_means(defined[:, :, : self.n_components].reshape(len(defined), -1), seed=self.seed)
+        columns = defined[:, :, : self.n_components].reshape(len(defined), -1)
+        found = mean_intervals(columns, self._kept_clusters, seed=self.seed)
         names = [(direction, cell[0]) for direction in DIRECTIONS for cell in self.cells[: self.n_components]]
         return pd.DataFrame([
             {"component": name, "direction": direction, "mean": i.estimate, "low": i.low, "high": i.high, "n": i.n,
@@ -94,23 +95,27 @@ class Interactions(Result):
         import pandas as pd
 
         columns = self._terms(self._measured)
-        flat = bootstrap_means(columns.reshape(len(columns), -1), seed=self.seed)
+        of = self._kept_clusters
+        flat = mean_intervals(columns.reshape(len(columns), -1), of, seed=self.seed)
         at = [TERMS.index("interaction") + len(TERMS) * d for d in range(len(DIRECTIONS))]
-        p = max_t(columns[:, :, at].reshape(len(columns), -1), seed=self.seed).reshape(-1, len(DIRECTIONS))
+        p = max_t(columns[:, :, at].reshape(len(columns), -1), clusters=of, seed=self.seed).reshape(-1, len(DIRECTIONS))
         null = self._null()
         rows: list[dict[str, Any]] = []
         for i, cell in enumerate(self._measured):
             found = dict(zip(COLUMNS, flat[i * len(COLUMNS) : (i + 1) * len(COLUMNS)], strict=True))
             a, b = self.cells[cell]
-            said = rules.name(
-                found, p=float(p[i, 0]), later=_later(a, b), threshold=self.threshold, alpha=self.alpha
-            )
+            said = rules.name(found, p=float(p[i, 0]), later=_later(a, b), threshold=self.threshold, alpha=self.alpha)
             if said.swapped:
                 a, b, found = b, a, rules.swapped(found)
             row: dict[str, Any] = {"a": a, "b": b, "label": said.label, "n": len(columns)}
             for d, direction in enumerate(DIRECTIONS):
-                survives = p[i, d] <= self.alpha and rules.holds(found[f"{direction}_interaction"], "not zero", self.threshold)
-                row |= _spread(found, direction) | {f"{direction}_p": float(p[i, d]), f"{direction}_survives": bool(survives)}
+                survives = p[i, d] <= self.alpha and rules.holds(
+                    found[f"{direction}_interaction"], "not zero", self.threshold
+                )
+                row |= _spread(found, direction) | {
+                    f"{direction}_p": float(p[i, d]),
+                    f"{direction}_survives": bool(survives),
+                }
                 others = null.get(self.kinds[cell], np.zeros((0, 2)))[:, d]
                 row[f"{direction}_null"] = rules.share_beyond(found[f"{direction}_interaction"].estimate, others)
             rows.append(row | {"null_pairs": len(null.get(self.kinds[cell], ())), "reason": said.reason})
@@ -172,12 +177,23 @@ class Interactions(Result):
     @cached_property
     def _defined(self) -> NDArray[Any]:
         """Of the pairs that have a gap. Raises UndefinedError where they are fewer than two."""
-        kept = self._fractions[np.isfinite(self._fractions).all((1, 2))]
+        kept = self._fractions[self._have_a_gap]
         if len(kept) < 2:
             raise UndefinedError(
                 f"{len(kept)} of {len(self.clean)} pairs have a gap between their clean and corrupt metric; two are needed"
             )
         return kept
+
+    @property
+    def _have_a_gap(self) -> Any:
+        return np.isfinite(self._fractions).all((1, 2))
+
+    @property
+    def _kept_clusters(self) -> list[int] | None:
+        """Of the pairs in `_defined`."""
+        if self.clusters is None:
+            return None
+        return [name for name, kept in zip(self.clusters, self._have_a_gap, strict=True) if kept]
 
     def _terms(self, cells: range) -> NDArray[Any]:
         """[pair, cell, column] in the order of COLUMNS."""
@@ -203,7 +219,9 @@ class Interactions(Result):
 
     def _effect(self, interval: Interval) -> str:
         names = {"zero": "none", "above": "positive", "below": "negative"}
-        return next((names[t] for t in ("zero", "above", "below") if rules.holds(interval, t, self.threshold)), "undecided")
+        return next(
+            (names[t] for t in ("zero", "above", "below") if rules.holds(interval, t, self.threshold)), "undecided"
+        )
 
 
 def _spread(found: dict[str, Interval], direction: str) -> dict[str, float]:

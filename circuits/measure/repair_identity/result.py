@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import special
 from torch import Tensor
 
 from circuits.draw import waterfall
 from circuits.frames import RELATIVE_GAP, long_frame, summary
 from circuits.result import Result
 from circuits.sites import Site, head, parse
-from circuits.stats import bootstrap_mean
-from circuits.stats.interval import resampling
+from circuits.stats import mean_interval
+from circuits.stats.cluster import cluster_sums
+from circuits.stats.interval import effective, resampling, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,17 +110,22 @@ class RepairIdentity(Result):
         sums, terms = self.sums_frame().rename(columns={"sum": "term"}).assign(kind="sum"), self.to_frame()
         parts: list[pd.DataFrame] = []
         for frame, order in ((sums, list(SUMS)), (terms, [name for name, *_ in self._terms()])):
-            table = summary(frame, ["term"], "value")
-            share = summary(frame, ["term"], "share").rename(columns={c: f"share_{c}" for c in ("low", "high", "n")})
-            table = table.merge(share.rename(columns={"mean": "share"}), on="term", how="left")
+            table = summary(frame, ["term"], "value", clusters=self.clusters)
+            share = summary(frame, ["term"], "share", clusters=self.clusters)
+            share = share.rename(columns={"mean": "share"} | {c: f"share_{c}" for c in ("low", "high", "n")})
+            table = table.merge(share, on="term", how="left")
             table = table.assign(kind=table["term"].map(frame.drop_duplicates("term").set_index("term")["kind"]))
             table = table.sort_values("term", key=lambda c, order=order: c.map(order.index))
-            values = frame.pivot_table(index="pair", columns="term", values="value")[list(table["term"])].to_numpy(float)
-            parts.append(table.assign(**_ratios(values, self.direct.double().numpy())))
+            values = frame.pivot_table(index="pair", columns="term", values="value")[list(table["term"])].to_numpy(
+                float
+            )
+            parts.append(table.assign(**_ratios(values, self.direct.double().numpy(), self.clusters)))
         parts[0] = parts[0].assign(**self._null_ratios())
         table = pd.concat(parts, ignore_index=True)
         table["share_n"] = table["share_n"].fillna(0).astype(int)
-        return table.assign(undefined=len(self.direct) - table["share_n"], component=self.component, ablation=self.ablation)
+        return table.assign(
+            undefined=len(self.direct) - table["share_n"], component=self.component, ablation=self.ablation
+        )
 
     def figure(self) -> go.Figure:
         """Mean change, term by term: direct effect, norms, the largest later components, the rest, and the total."""
@@ -137,7 +145,8 @@ class RepairIdentity(Result):
             frame.drop_duplicates("pair").assign(term="total change", value=lambda f: f["total"]),
         ], ignore_index=True)  # fmt: skip
         order = [*fixed, *shown, *([named] if n_rest else []), "total change"]
-        table = summary(drawn, ["term"], "value").sort_values("term", key=lambda c: c.map(order.index))
+        table = summary(drawn, ["term"], "value", clusters=self.clusters)
+        table = table.sort_values("term", key=lambda c: c.map(order.index))
         return waterfall(
             table.assign(total=table["term"] == "total change"), x="term", y="mean", total="total", low="low", high="high",
             title=f"{self.component}, {self.ablation} at {self.positions} positions, {self.on} prompts: change by term",
@@ -152,7 +161,7 @@ class RepairIdentity(Result):
     def _null_ratios(self) -> dict[str, Any]:
         """Median and range, over the null's components, of each sum's ratio; `null_n` components have one."""
         null = np.stack([getattr(self, f"null_{name}").double().numpy() for name in SUMS], -1)  # [cell, pair, sum]
-        found = [_ratios(cell, cell[:, 0])["ratio"] for cell in null]
+        found = [_ratios(cell, cell[:, 0], self.clusters)["ratio"] for cell in null]
         kept = [ratio for ratio in found if np.isfinite(ratio).all()]
         quantiles = {"null_low": 0.0, "null_median": 0.5, "null_high": 1.0}
         empty = np.full(len(SUMS), np.nan)
@@ -180,16 +189,22 @@ class RepairIdentity(Result):
         return found
 
 
-def _ratios(values: Any, direct: Any) -> dict[str, Any]:
+def _ratios(values: Any, direct: Any, clusters: Sequence[int] | None = None) -> dict[str, Any]:
     """Mean of every column over −mean direct, with percentile limits over one resampling of the pairs.
 
-    NaN where the sign of the mean direct effect is not known, and so no ratio.
+    With `clusters` whole clusters are drawn, and tails are widened for their number: plain percentiles of 6 to 13 of them
+    hold in 87 to 92 %, these in 93 to 95 %. NaN where the sign of the mean direct effect is not known, and so no ratio.
     """
     n, terms = values.shape
     none = np.full(terms, np.nan)
-    if n < 2 or not bootstrap_mean(direct).excludes(0.0):
+    if n < 2 or not mean_interval(direct, clusters).excludes(0.0):
         return {"ratio": none, "ratio_low": none, "ratio_high": none}
-    counts = resampling(n, _RESAMPLES, 0)
-    drawn = (counts @ values) / -(counts @ direct)[:, None]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    rows, own, tails = values, direct[:, None], (0.025, 0.975)
+    if clusters is not None:  # a sum over drawn clusters is one over their pairs
+        rows, sizes = cluster_sums(values, clusters)
+        reach = widened(effective(sizes), 0.95)
+        own, tails = cluster_sums(own, clusters)[0], (special.ndtr(-reach), special.ndtr(reach))
+    counts = resampling(len(rows), _RESAMPLES, 0)
+    drawn = (counts @ rows) / -(counts @ own)
+    low, high = np.quantile(drawn, tails, axis=0)
     return {"ratio": values.mean(0) / -direct.mean(), "ratio_low": low, "ratio_high": high}
