@@ -25,7 +25,7 @@ from circuits.errors import CircuitError
 from circuits.graph import attributes as meaning
 from circuits.graph import receivers
 from circuits.graph.names import Place, place, read, site_of
-from circuits.graph.scalars import Scalar, called, complete, shorten, writable
+from circuits.graph.scalars import Scalar, called, complete, joined, shorten, writable
 
 if TYPE_CHECKING:
     Graph = nx.MultiDiGraph[str]
@@ -66,7 +66,7 @@ def assemble(parts: Parts) -> Graph:
     for source, target, kind, values in edges:
         if graph.has_edge(source, target, kind):
             raise CircuitError(
-                f"edge {called(source)} → {called(target)} is repeated with kind {kind!r}; write one row per edge and kind"
+                f"{joined(source, target)} is repeated with kind {kind!r}; write one row per edge and kind"
             )
         graph.add_edge(source, target, kind)
         graph.edges[source, target, kind].update(values)
@@ -85,7 +85,7 @@ def parts_of(graph: nx.DiGraph[Any]) -> Parts:
             kind = values.get("kind", key)
             if key in receivers.EDGE_KINDS and key != kind:
                 raise CircuitError(
-                    f"edge {called(source)} → {called(target)}: its key is {shorten(key)}, its kind {shorten(kind)}; which is it?"
+                    f"{joined(source, target)}: its key is {shorten(key)}, its kind {shorten(kind)}; which is it?"
                 )
             edges.append((source, target, {"kind": kind} | values))
     else:
@@ -116,7 +116,7 @@ def _edge(
     source: Any, target: Any, given: Mapping[Any, Any], nodes: Mapping[str, dict[str, Scalar]],
     places: Mapping[str, Place], own: Mapping[str, Scalar],
 ) -> tuple[str, str, str, dict[str, Scalar]]:  # fmt: skip
-    edge = f"edge {called(source)} → {called(target)}"
+    edge = joined(source, target)
     for end, name in (("source", source), ("target", target)):
         if type(name) is not str or name not in nodes:
             raise CircuitError(f"{edge}: its {end} is not among the {len(nodes)} nodes; add it to `nodes`")
@@ -151,6 +151,6 @@ def _one_effect(
             first, effect = measured.setdefault(shared, (target, values.get("effect")))
             if effect != values.get("effect"):
                 raise CircuitError(
-                    f"edges {called(source)} → {called(first)} and {called(source)} → {called(target)} share key–value head {values['kv_head']} "
+                    f"{joined(source, first)} and {joined(source, target)} share key–value head {values['kv_head']} "
                     f"({kind}) but not their effect, which is one number; without kv_head each counts by itself"
                 )

@@ -23,7 +23,7 @@ import pandas as pd
 from circuits.errors import CircuitError
 from circuits.graph.assemble import Graph, Parts, assemble
 from circuits.graph.receivers import addressed
-from circuits.graph.scalars import Scalar, called, scalars, shorten
+from circuits.graph.scalars import Scalar, called, joined, scalars, shorten
 
 _WHOLE: Final = {"layer", "head", "feature", "kv_head"}
 """Columns of whole numbers, which come as float where they have gaps."""
@@ -90,7 +90,7 @@ def _edges(
     row: dict[str, Any], names: Iterable[str], own: Mapping[str, Scalar]
 ) -> Iterator[tuple[Any, Any, dict[str, Scalar]]]:
     source, target = row.pop("source"), row.pop("target")
-    edge = f"edge {called(source)} → {called(target)}"
+    edge = joined(source, target)
     values = _whole(scalars(row, edge))
     ends = addressed(target, names, own.get("n_heads"), own.get("n_kv_heads")) if isinstance(target, str) else None
     for name, implied in ends or [(target, {})]:

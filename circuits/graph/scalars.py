@@ -90,3 +90,8 @@ def shorten(value: Any, most: int = 60) -> str:
 def called(name: Any) -> str:
     """The id `name` as a message shows it: without quotes where it is text, cut in the middle where it is long."""
     return shorten(name)[1:-1] if isinstance(name, str) else shorten(name)
+
+
+def joined(source: Any, target: Any) -> str:
+    """The edge between two ids as a message shows it."""
+    return f"edge {called(source)} → {called(target)}"

@@ -155,6 +155,13 @@ def test_the_components_are_those_with_the_largest_effects(real: Real):
     assert float((-total / gap).mean()) == pytest.approx(of_heads.max(), abs=1e-4), (
         "the noising that the sweep measured"
     )
+    loud = blocks.value.clone()
+    loud[:, 1, 5, :-1] = blocks.source[:, None]  # elsewhere, and after which nothing stands
+    loud[:, 1, last, -1] = blocks.source
+    strong = heads.value.clone()
+    strong[:, last, 0] = heads.source
+    again = repair_identity._sites(replace(heads, value=strong), replace(blocks, value=loud), [])
+    assert [site.label for site in again.values()] == [found.parts[why].component for why in ("head", "block")]
     other = of_heads.sort_values().index[-2]
     sites = repair_identity._sites(heads, blocks, [other])
     assert sites["direct head"] == parse(str(other))

@@ -1,110 +1,36 @@
-"""The chapter on the direct heads says what its tables hold, on the bundled model and where there is little to say."""
+"""The chapter on the direct heads says what its tables hold, on the bundled model."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import case_upstream
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from case_upstream import check
 
-import circuits as ct
-from circuits.case import Progress
 from circuits.cases.gemma_refusal.chapters import elsewhere, upstream
 from circuits.cases.gemma_refusal.chapters import upstream_direction as along
 from circuits.cases.gemma_refusal.rules import upstream as rules
 from circuits.cases.gemma_refusal.rules.condition import Rows
-from circuits.cases.gemma_refusal.setting import Chapter, Missing, Setting
-from circuits.errors import AuditError, SiteError
-from circuits.measure.attention import classify_heads
-from circuits.measure.directions import DirectionChoice, choose_direction
-from circuits.measure.groups import thirds
-from circuits.metrics import LogitDifference, LogOdds, Metric
-from circuits.prompts import InstructionSet, PairSet, diverse_instructions
-from circuits.report import Report
-from circuits.sites import Site
+from circuits.cases.gemma_refusal.setting import Chapter, Missing
 
-IDS = ["spoken", "head-writes", "ov", "transfer"]
 NUMBER = r"(−?[\d.]+(?:e[−+]?\d+)?)"
 INTERVAL = rf"{NUMBER} \[{NUMBER}, {NUMBER}\]"
 
 
-def setting(data: Path, n: int, metric: type[Metric] = ct.RefusalMetric, pairs: PairSet | None = None) -> Setting:
-    model = ct.load()
-    tokens = (ct.toy_refusal_pairs()[:n] if pairs is None else pairs).tokenize(model)
-    chosen = metric(model) if metric is LogitDifference else metric(model, "I")
-    groups = {name: tuple(layers) for name, layers in thirds(model.shape.n_layers).items()}
-    return Setting(
-        model=model, tokens=tokens, metric=chosen, groups=groups, threshold=0.2, max_kl=0.1, max_new_tokens=5, seed=0,
-        data=data, progress=Progress(total=upstream.STEPS),
-    )  # fmt: skip
-
-
-def diverse(n: int) -> InstructionSet:
-    """So many of either label, in the words of the bundled model."""
-    every = diverse_instructions().of_source("grammar")
-    kept = [[i for i in every if i.label == label][:n] for label in ("harmful", "harmless")]
-    return InstructionSet(tuple(kept[0] + kept[1]), "a few")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_draws() -> Any:
-    """Random sets enough to be told apart: completions take most of the time here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upstream, "NULL_DRAWS", 2)
-        yield
-
-
 @pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    s = setting(tmp_path_factory.mktemp("upstream"), 8)
-    classes = classify_heads(s.model, s.tokens, threshold=s.threshold)
-    chosen = choose_direction(s.model, s.tokens, s.metric, max_kl=s.max_kl)
-    return s, chosen, classes, upstream.measure(s, chosen, classes, diverse(8))
+def case() -> Any:
+    return case_upstream.measured()
 
 
 @pytest.fixture(scope="module")
 def told(case: Any) -> Chapter:
     return upstream.tell(case[0], case[3])
-
-
-def check(chapter: Chapter, *, intervals: bool = True) -> None:
-    """What holds of every chapter: it makes a report, tables have intervals, and no sentence shows a NaN.
-
-    Without `intervals` (one pair) verdicts are left to `rules.condition`, which writes them.
-    """
-    Report(
-        title="t", question="", model="", model_note="", pairs="", metric="", certificate="", verdicts=chapter.verdicts,
-        sections=chapter.sections, completions=chapter.completions,
-    ).check()  # fmt: skip
-    assert [section.id for section in chapter.sections] == IDS
-    hypotheses = [name for names in rules.HYPOTHESES.values() for name in names]
-    assert [verdict.hypothesis for verdict in chapter.verdicts] == hypotheses
-    texts = [v.numbers for v in chapter.verdicts] if intervals else []
-    for section in chapter.sections:
-        texts += [section.claim, section.how_to_read, section.contradicted_by, *section.notes]
-        assert section.published
-        assert section.claim.endswith(".")
-        if section.claim.startswith("Not measured"):
-            assert section.table is None
-            continue
-        assert section.table is not None
-        assert len(section.table.columns) <= 12
-        assert section.table.columns.is_unique
-        ends = [[c for c in section.table.columns if str(c).endswith(end)] for end in ("low", "high")]
-        assert ends[0]
-        assert len(ends[0]) == len(ends[1])
-        for low, high in zip(*ends, strict=True):
-            both = section.table[[low, high]].dropna()
-            assert (both[low] <= both[high] + 1e-9).all()
-        assert all(name.startswith(section.id) for name in section.figures)
-    for text in texts:
-        assert not re.search(r"\bnan\b", text, re.IGNORECASE), text
-        assert not re.search(r"(?<![\w.])-\d", text), f"a hyphen for a minus: {text}"
 
 
 def numbers(text: str) -> list[tuple[float, float, float]]:
@@ -149,7 +75,7 @@ def test_what_is_said_under_patches(case: Any, told: Chapter):
         assert [c.prompt for c in shown] == [getattr(pair, side) for pair in case[0].tokens.pairs]
         assert {c.kind for c in shown} == {side}
         refused = frame[frame["null_of"] == "direct"].groupby("cell")["refused"].mean()
-        assert len(refused) == upstream.NULL_DRAWS
+        assert len(refused) == case_upstream.DRAWS
         assert (rows.loc[setting_, "random_min"], rows.loc[setting_, "random_max"]) == (refused.min(), refused.max())
     assert len(told.completions) == 16
 
@@ -292,122 +218,6 @@ def test_results_are_written_down(case: Any):
     }
     assert case[0].progress.done == upstream.STEPS
     assert all(passes > 0 for passes in case[0].progress.passes.values())
-
-
-def test_without_direct_heads_nothing_is_run(case: Any, tmp_path: Path):
-    s = replace(case[0], data=tmp_path, progress=Progress(total=upstream.STEPS))
-    found = upstream.measure(s, case[1], replace(case[2], threshold=1.0), diverse(2))
-    chapter = upstream.tell(s, found)
-    check(chapter)
-    assert all(part.claim == "Not measured: no head scores as direct at threshold 1." for part in chapter.sections)
-    assert all(verdict.verdict == "undecided" for verdict in chapter.verdicts)
-    assert s.progress.done == 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_without_a_direction_heads_are_still_patched(case: Any, tmp_path: Path):
-    s = replace(setting(tmp_path, 4), max_new_tokens=2)
-    chapter = upstream.tell(
-        s, upstream.measure(s, Missing("no candidate passes"), replace(case[2], threshold=0.95), diverse(2))
-    )
-    check(chapter)
-    unmeasured = [part.id for part in chapter.sections if part.claim == "Not measured: no candidate passes."]
-    assert unmeasured == ["head-writes", "ov"]
-    assert not any(part.claim.startswith("Not measured") for part in chapter.sections if part.id not in unmeasured)
-
-
-def test_along_a_direction_of_norm_zero_nothing_lies(case: Any, tmp_path: Path):
-    s, chosen, classes, found = case
-    zero: DirectionChoice = replace(chosen, held_out=torch.zeros(8, s.model.shape.d_model))
-    direct = classes.sets()["direct"]
-    s = replace(s, data=tmp_path)
-    writes = upstream._writes(s, zero, direct)
-    reads = s.attempt("ov circuits", lambda: upstream._read(s, zero, direct))
-    assert isinstance(writes, Missing)
-    assert isinstance(reads, Missing)
-    chapter = upstream.tell(s, replace(found, writes=writes, reads=reads))
-    check(chapter)
-    claims = {part.id: part.claim for part in chapter.sections}
-    assert "no unit vector" in claims["head-writes"]
-    assert "no unit vector" in claims["ov"]
-
-
-@pytest.mark.parametrize("n", [1, 4])
-def test_few_pairs_and_a_metric_that_is_not_linear(n: int, case: Any, tmp_path: Path):
-    s = setting(tmp_path, n, LogOdds)
-    chosen, few = replace(case[1], held_out=case[1].held_out[:n]), replace(case[2], threshold=0.95)
-    chapter = upstream.tell(s, upstream.measure(s, chosen, few, diverse(3)))
-    check(chapter, intervals=n > 1)
-    assert not any(part.claim.startswith("Not measured") for part in chapter.sections)
-    if n == 1:
-        assert "(no interval)" in next(p.claim for p in chapter.sections if p.id == "head-writes")
-        assert next(v for v in chapter.verdicts if v.hypothesis == rules.WRITES).verdict == "undecided"
-
-
-def without_null(found: Any) -> Any:
-    """The same result without random sets of heads, which come last."""
-    kept = len(found.cells) - len(found.null_of)
-    cut = {name: getattr(found, name)[:kept] for name in ("refused", "metric", "completions")}
-    return replace(found, **cut, cells=dict(list(found.cells.items())[:kept]), null_of={})
-
-
-def test_where_every_head_is_direct_there_is_no_other_to_compare_with(case: Any, tmp_path: Path):
-    s, chosen, _, found = case
-    every = [Site("z", layer, h) for layer in range(s.model.shape.n_layers) for h in range(s.model.shape.n_heads)]
-    writes = upstream._writes(replace(s, data=tmp_path), chosen, every)
-    assert isinstance(writes, Missing)
-    chapter = upstream.tell(s, upstream.Found(
-        {direction: without_null(one) for direction, one in found.spoken.items()}, writes, found.reads,
-        without_null(found.moved), tuple(h.label for h in every),
-    ))  # fmt: skip
-    check(chapter)
-    claims = {part.id: part.claim for part in chapter.sections}
-    assert "every head scores as direct" in claims["head-writes"]
-    assert "random heads" not in claims["spoken"]
-    assert "where heads of that layer" not in claims["ov"]
-    assert "too few other heads" in chapter.verdicts[0].numbers
-    of = {verdict.hypothesis: verdict for verdict in chapter.verdicts}
-    assert of[rules.SAID].verdict != "supported"
-    assert of[rules.ELSEWHERE].verdict != "supported"
-    notes = {part.id: " ".join(part.notes) for part in chapter.sections}
-    assert "there is no null" in notes["spoken"]
-    assert "there is no null" in notes["transfer"]
-
-
-def test_instructions_that_cannot_be_used_say_so_before_anything_is_run(case: Any, tmp_path: Path):
-    s = replace(case[0], data=tmp_path, progress=Progress(total=1))
-    sets, few = case[2].sets(), diverse(2)
-    alone = InstructionSet(tuple(i for i in few if i.label == "harmful"), "mine")
-    found = elsewhere.measure(s, sets, alone, "auto", null_draws=0)
-    assert isinstance(found, Missing)
-    assert "mine holds harmful instructions alone" in found.reason
-    pairs = PairSet.from_pairs([(p.clean, p.corrupt, "I", "Sure") for p in ct.toy_refusal_pairs()[:2]])
-    own = setting(tmp_path, 2, LogitDifference, pairs)
-    found = elsewhere.measure(own, sets, few, "auto", null_draws=0)
-    assert isinstance(found, Missing)
-    assert "each pair's own" in found.reason
-    assert s.progress.done == own.progress.done == 0
-
-
-def test_values_that_are_no_matrix_are_a_finding_and_a_failed_check_is_not(
-    case: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    s = replace(case[0], data=tmp_path)
-
-    def lacking(*_: Any, **__: Any) -> Any:
-        raise SiteError("L0.v: values leave a Mixer, not a matrix: there is no W_V")
-
-    def failing(*_: Any, **__: Any) -> Any:
-        raise AuditError("what heads read does not sum to what they write")
-
-    read = s.attempt
-    monkeypatch.setattr(upstream, "ov_circuits", lacking)
-    found = read("ov circuits", lambda: upstream._read(s, case[1], case[2].sets()["direct"]))
-    assert isinstance(found, Missing)
-    assert "not a matrix" in found.reason
-    monkeypatch.setattr(upstream, "ov_circuits", failing)
-    with pytest.raises(AuditError):
-        read("ov circuits", lambda: upstream._read(s, case[1], case[2].sets()["direct"]))
 
 
 def test_ratios_are_those_of_means_and_do_not_ask_for_a_ratio_per_pair():

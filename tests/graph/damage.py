@@ -7,7 +7,7 @@ import json
 import random
 from xml.etree import ElementTree as ET
 
-CHARS = "\"<>&[]{}:,;=\\/'@.#\n\t\0\ufffe\ud800é𝔘٣-+eE0123456789aLHnulltruefalseNaNInfinity "
+CHARS = "\"<>&[]{}:,;=\\/'@.#\n\t\0\ufffe\ud800é🜨٣-+eE0123456789aLHnulltruefalseNaNInfinity "
 WORDS = [
     "null", "NaN", "Infinity", "-0.0", "1e999", "9007199254740993", "true", "1" * 5000, "[" * 3000, "{}", "[]", '""',
     "<!DOCTYPE a>", "<!ENTITY a 'b'>", "<a/>", "&a;", "&#0;", "]]>", "<!--", "L0.H0", "metric", "__proto__", "\x00", "-1",
@@ -65,74 +65,64 @@ def value(text, rng):
     """A value of the JSON replaced, taken out, renamed or put twice."""
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError):
+        places = list(inside(data))
+        if places:
+            change(*rng.choice(places), places, rng)
+        return json.dumps(data)
+    except (ValueError, RecursionError):  # damaged before, or a value put into itself
         return None
-    places = []
 
-    def walk(item):
-        pairs = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
-        for key, inner in list(pairs):
-            places.append((item, key))
-            walk(inner)
 
-    try:
-        walk(data)
-    except RecursionError:
-        return None
-    if not places:
-        return None
-    parent, key = rng.choice(places)
+def inside(item):
+    """Every place of JSON: what holds it, and its key or number there."""
+    pairs = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+    for key, inner in list(pairs):
+        yield item, key
+        yield from inside(inner)
+
+
+def change(parent, key, places, rng):
     act = rng.choice(["replace", "replace", "delete", "twice", "other"])
     if act == "delete":
         del parent[key]
     elif act == "twice" and isinstance(parent, list):
         parent.append(copy.deepcopy(parent[key]))
     elif act == "twice":
-        parent[rng.choice([*ODD[13:23], "extra"])] = copy.deepcopy(parent[key])
+        parent[rng.choice([word for word in ODD if isinstance(word, str)])] = copy.deepcopy(parent[key])
     elif act == "other":
         elsewhere, name = rng.choice(places)
         parent[key] = copy.deepcopy(elsewhere[name])
     else:
         parent[key] = copy.deepcopy(rng.choice(ODD))
-    try:
-        return json.dumps(data)
-    except (ValueError, RecursionError):
-        return None
 
 
 def element(text, rng):
     """An element of the XML taken out, put twice, renamed, or given another attribute or text."""
     try:
-        root = ET.fromstring(text)
-    except (ET.ParseError, ValueError):
-        return None
-    parents = [(parent, child) for parent in root.iter() for child in parent]
-    if not parents:
-        return None
-    parent, child = rng.choice(parents)
-    act = rng.choice(["out", "twice", "tag", "attribute", "attribute", "text", "tail", "inside"])
-    said = str(rng.choice([word for word in ODD if not isinstance(word, float | int) or abs(word) < 2**60]))
-    if act == "out":
-        parent.remove(child)
-    elif act == "twice":
-        parent.append(copy.deepcopy(child))
-    elif act == "tag":
-        child.tag = rng.choice([other.tag for _, other in parents])
-    elif act == "attribute":
-        name = rng.choice([*child.attrib, "id", "for", "type", "kind", "directed", "mode"])
-        child.set(name, rng.choice([said, *(v for _, other in parents for v in other.attrib.values())]))
-        if rng.random() < 0.2:
-            del child.attrib[name]
-    elif act == "text":
-        child.text = said
-    elif act == "tail":
-        child.tail = said
-    else:
-        child.append(copy.deepcopy(rng.choice(parents)[1]))
-    try:
+        root = ET.fromstring(text)  # noqa: S314  our own text
+        family = [(parent, child) for parent in root.iter() for child in parent]
+        if family:
+            alter(*rng.choice(family), [child for _, child in family], rng)
         return ET.tostring(root, encoding="unicode")
-    except (ValueError, RecursionError):
+    except (ET.ParseError, ValueError, RecursionError):
         return None
+
+
+def alter(parent, child, others, rng):
+    said = rng.choice([word for word in ODD if isinstance(word, str)])
+    name = rng.choice([*child.attrib, "id", "for", "type", "kind", "directed", "mode"])
+    acts = {
+        "out": lambda: parent.remove(child),
+        "twice": lambda: parent.append(copy.deepcopy(child)),
+        "tag": lambda: setattr(child, "tag", rng.choice(others).tag),
+        "said": lambda: child.set(name, said),
+        "swapped": lambda: child.set(name, rng.choice([said, *(v for other in others for v in other.attrib.values())])),
+        "bare": lambda: child.attrib.pop(name, None),
+        "text": lambda: setattr(child, "text", said),
+        "tail": lambda: setattr(child, "tail", said),
+        "inside": lambda: child.append(copy.deepcopy(rng.choice(others))),
+    }
+    acts[rng.choice(list(acts))]()
 
 
 def attempts(texts, seed, count):

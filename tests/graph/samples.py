@@ -29,7 +29,7 @@ def sample():
         "noising": [math.nan, 0.1 + 0.2, -1e-300, 2.0, -0.0, 0.5, 1 / 3, 1e300, math.nan],
         "rank": [0, 1, -(2**53), 2, 3, 4, 5, 6, 7],
         "survives": [False, True, True, False, True, False, True, False, True],
-        "token": [" ‹bomb›\n", '<&>"', "true", "3", "</script><script>", "\t", "x" * 3000, "0.5", "𝔘 é"],
+        "token": [" ‹bomb›\n", '<&>"', "true", "3", "</script><script>", "\t", "x" * 3000, "0.5", "🜨 é"],
     })  # fmt: skip
     edges = pd.DataFrame({
         "source": ["embed", "L8.H7@last", "L8.H7@last", "L8.H7@last", "L9.H6", "L9.MLP", "L9.F123", "L9.MLP", "L8.ATTN"],
@@ -114,8 +114,8 @@ def graphs(draw, *, everywhere=False):
     own = draw(free) | {"model": "toy", "n_layers": LAYERS, "n_heads": HEADS, "d_model": 8, "parallel_attn_mlp": False}
     nodes = [(name, draw(free)) for name in [*draw(st.lists(ids, max_size=8, unique=True)), "metric"]]
     for name, values in nodes:
-        values |= draw(measured) if everywhere else {}
-        values |= {"kind": "feature", "layer": step(name)[0]} if ".own " in name else {}
+        values.update(draw(measured) if everywhere else {})
+        values.update({"kind": "feature", "layer": step(name)[0]} if ".own " in name else {})
     edges = []
     for target, _ in nodes:
         kinds = ["final"] if target == "metric" else []
@@ -123,8 +123,8 @@ def graphs(draw, *, everywhere=False):
         kinds = ["mlp"] if step(target)[1] == 3 else kinds
         kinds += [] if everywhere else ["feeds", "writes"]
         for source in [name for name, _ in nodes if step(name) < step(target) and kinds]:
-            for kind in draw(st.sets(st.sampled_from(kinds))):
-                edges.append((source, target, draw(free) | draw(measured) | {"kind": kind}))
+            chosen = draw(st.sets(st.sampled_from(kinds)))
+            edges += [(source, target, draw(free) | draw(measured) | {"kind": kind}) for kind in chosen]
     return own, nodes, edges
 
 

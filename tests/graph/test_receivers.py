@@ -82,7 +82,7 @@ def test_edges_measured_with_attention_ungrouped_differ_within_a_group():
         ([("L1.H0", "L2.H0", "k", 1, -1)], GROUPED, "kv_head is -1; it counts"),
         (
             [("L1.H0", "L2.H0", "k", 0.5, 0), ("L1.H0", "L2.H1", "k", 0.25, 0)], GROUPED,
-            "L1.H0 → L2.H0 and L1.H0 → L2.H1 share key–value head 0",
+            "L1.H0 → L2.H0 and edge L1.H0 → L2.H1 share key–value head 0",
         ),
     ],
 )  # fmt: skip

@@ -26,7 +26,7 @@ from circuits.graph.assemble import Graph, assemble, parts_of
 from circuits.graph.attributes import Owner
 from circuits.graph.formats import cytoscape, dot, eap, gexf, graphml, neuronpedia, node_link
 from circuits.graph.formats.form import Form
-from circuits.graph.scalars import called, shorten
+from circuits.graph.scalars import called, joined, shorten
 
 _ALL: Final = (graphml.FORM, gexf.FORM, cytoscape.FORM, dot.FORM, eap.FORM, neuronpedia.FORM, node_link.FORM)
 FORMS: Final[dict[str, Form]] = {form.name: form for form in _ALL}
@@ -107,7 +107,7 @@ def _reserved(graph: Graph, form: Form) -> None:
     for name, values in graph.nodes(data=True):
         refuse("node", f"node {called(name)}", values)
     for source, target, values in graph.edges(data=True):
-        refuse("edge", f"edge {called(source)} → {called(target)}", values)
+        refuse("edge", joined(source, target), values)
 
 
 def _replace(path: Path, text: str) -> None:

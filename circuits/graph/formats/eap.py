@@ -22,7 +22,7 @@ from circuits.graph.formats import node_link
 from circuits.graph.formats.form import NODE_LINK, Form
 from circuits.graph.formats.kept import KEPT, unchanged
 from circuits.graph.formats.plain_json import dump, field, load, need
-from circuits.graph.scalars import called, shorten
+from circuits.graph.scalars import called, joined, shorten
 
 _CFG: Final[dict[str, type]] = {"n_layers": int, "n_heads": int, "parallel_attn_mlp": bool, "d_model": int}
 _EDGES: Final = ("q", "k", "v", "mlp", "final")
@@ -68,7 +68,7 @@ def _theirs(graph: Graph) -> dict[str, Any]:
         if kind not in _EDGES or "effect" not in values:
             lacking = "its edges are q, k, v, mlp and final" if kind not in _EDGES else "each edge needs its `effect`"
             raise OutputError(
-                f"edge {called(source)} → {called(target)} ({kind}): in EAP-IG's format {lacking}; leave it out, or choose another format"
+                f"{joined(source, target)} ({kind}): in EAP-IG's format {lacking}; leave it out, or choose another format"
             )
         into = f"<{kind}>" if kind in {"q", "k", "v"} else ""
         said = {"score": values["effect"], "in_graph": values.get("in_circuit", True)}

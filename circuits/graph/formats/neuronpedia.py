@@ -21,7 +21,7 @@ from circuits.graph.formats import neuronpedia_read, node_link
 from circuits.graph.formats.form import NODE_LINK, Form
 from circuits.graph.formats.kept import KEPT, unchanged
 from circuits.graph.formats.plain_json import dump, load, need
-from circuits.graph.scalars import Scalar, called, shorten
+from circuits.graph.scalars import Scalar, called, joined, shorten
 
 _TYPES: Final = {kind: name for name, kind in neuronpedia_read.TYPES.items()} | {"feature": "sae feature"}
 _PARTS: Final = ("node_threshold", "feature_details", "info", "generation_settings", "pruning_settings")
@@ -65,7 +65,7 @@ def _theirs(graph: Graph, slug: str) -> dict[str, Any]:
     for source, target, values in graph.edges(data=True):
         if "effect" not in values:
             raise OutputError(
-                f"edge {called(source)} → {called(target)}: Neuronpedia's format needs each edge's `effect`; leave it out"
+                f"{joined(source, target)}: Neuronpedia's format needs each edge's `effect`; leave it out"
             )
         links.append({
             "source": ids[source], "target": ids[target], "weight": values["effect"], "kind": values["kind"],

@@ -23,7 +23,7 @@ ROLES: Final = ("subject", "post_subject", "last")
 """Named positions in the order of a prompt; other positions come between them, in the graph's order."""
 TITLES: Final = {"head": "heads", "attn": "attention", "mlp": "MLPs", "feature": "features", "error": "errors"}
 """Kind → title of its lane, where that is not its name."""
-_WINDOW: Final = (680.0, 440.0)
+_WINDOW: Final = (720.0, 440.0)
 """Width and height that a window of a common size leaves for the drawing, in CSS pixels."""
 _Stacks = dict[tuple[int, int, str], list[int]]
 """(block, band, kind) → the nodes that stand there, top to bottom."""
@@ -54,7 +54,7 @@ STYLES: Final = (
     Style(34, 12, 10, 0.35, short=True),
     Style(26, 11.5, 8, 0.3, short=True),
     Style(20, 11, 5, 0.2, short=True),
-    Style(15, 10, 3, 0.1, short=True),
+    Style(15, 10, 2, 0.05, short=True),
 )
 """From roomy to dense."""
 
@@ -87,7 +87,7 @@ def place(nodes: Sequence[Node]) -> Layout:
     bands = _bands(nodes)
     stacks = _stacks(nodes, bands)
     tallest = max(len(stack) for stack in stacks.values())
-    heights = range(1, tallest + 1)
+    heights = range(tallest, 0, -1)  # of equally good ones the tallest, which goes on beside itself least
     best = [max((_placed(nodes, stacks, bands, style, tall) for tall in heights), key=_zoom) for style in STYLES]
     fitting = (layout for layout in best if _zoom(layout) >= 1)
     return next(fitting, None) or max(best, key=lambda layout: layout.style.font * _zoom(layout))
@@ -136,22 +136,31 @@ def _placed(nodes: Sequence[Node], stacks: _Stacks, bands: Sequence[str | None],
     left = 0.0
     for here in sorted({where for where, _, _ in stacks}):
         mine = {key: stack for key, stack in stacks.items() if key[0] == here}
-        steps = sorted({nodes[i].place[1] for stack in mine.values() for i in stack})
         letters = max(len(labels[i]) + _MARK * (nodes[i].kind not in ENDS) for stack in mine.values() for i in stack)
         wide = max(style.largest, letters * style.font * _CHARACTER) + style.gap
-        right = left + wide
+        lean = _leans([(nodes[i].place[1], k // height) for stack in mine.values() for k, i in enumerate(stack)], style)
         for (_, band, kind), stack in mine.items():
             top, bottom = rooms[band, "" if kind in ENDS else kind]
             for k, i in enumerate(stack):
                 across, down = divmod(k, height)
                 used = min(height, len(stack) - across * height)
-                x[i] = left + (0.5 + across + style.lean * steps.index(nodes[i].place[1])) * wide
+                x[i] = left + (0.5 + across + lean[nodes[i].place[1]]) * wide
                 y[i] = (top + bottom) / 2 + (down + 0.5 - used / 2) * row
-            right = max(right, *(x[i] + wide / 2 for i in stack))
+        right = max(x[i] for stack in mine.values() for i in stack) + wide / 2
         end = next((kind for _, _, kind in mine if kind in ENDS), None)
         columns.append(Strip(end or f"L{here}", left, right))
         left = right + style.gap
     return Layout(x, y, labels, columns, lanes, style)
+
+
+def _leans(found: Sequence[tuple[int, int]], style: Style) -> dict[int, float]:
+    """Step of a layer → how far right it starts, in widths; `found` has the step and the sub-column of each component."""
+    leans: dict[int, float] = {}
+    start = 0.0
+    for step in sorted({step for step, _ in found}):
+        leans[step] = start
+        start += max(across for here, across in found if here == step) + style.lean
+    return leans
 
 
 def _rooms(
@@ -184,7 +193,7 @@ def _spelled(position: str | None) -> str:
 
 
 def _zoom(layout: Layout) -> float:
-    """How large the layout can be drawn in a window."""
+    """How large the layout can be drawn in a window; one is large enough."""
     wide = layout.columns[-1].end
     tall = max(layout.y) - min(layout.y) + 2 * layout.style.largest
-    return min(_WINDOW[0] / wide, _WINDOW[1] / tall)
+    return min(_WINDOW[0] / wide, _WINDOW[1] / tall, 1.0)

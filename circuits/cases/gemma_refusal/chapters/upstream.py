@@ -168,7 +168,8 @@ def _rates_line(spoken: Mapping[Direction, PatchedBehaviour]) -> str:
 
 
 def _tell_spoken(s: Setting, spoken: Mapping[Direction, PatchedBehaviour]) -> Chapter:
-    rows = {(d, r["cell"]): r for d, result in spoken.items() for r in records(result.to_summary())}
+    tables: dict[Direction, pd.DataFrame] = {direction: result.to_summary() for direction, result in spoken.items()}
+    rows = {(d, r["cell"]): r for d, table in tables.items() for r in records(table)}
     heads = plural(len(spoken["noise"].cells["direct"]), "direct head")
     both = rows.get(("denoise", "direct + diagonal"))
     besides = "" if both is None else f", and {_counted(both)} with diagonal heads denoised as well"
@@ -185,13 +186,13 @@ def _tell_spoken(s: Setting, spoken: Mapping[Direction, PatchedBehaviour]) -> Ch
     )  # fmt: skip
     section = Section(
         "spoken", TITLES["spoken"], claim,
-        {"spoken": _figure(spoken)},
+        {"spoken": _figure(tables, spoken["noise"].provenance.caption)},
         "Share of completions that refuse, with Wilson's intervals. random heads: as many as the direct ones, mean over sets "
         "with whiskers from the least to the most; both classes: direct and diagonal heads. A perfect patch would give either "
         "panel the other's share with nothing patched.",
         "Refusals that survive the noising or that random heads take away too; for the reverse, corrupt prompts that are "
         "still answered with the direct heads denoised.",
-        PUBLISHED["spoken"], _spoken_table(spoken),
+        PUBLISHED["spoken"], _spoken_table(tables),
         (
             null,
             "Noising asks whether the heads are needed, denoising whether they are enough; each has a verdict of its own.",
@@ -221,11 +222,11 @@ def _against(row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     return f"{unpatched} and {between} with as many random heads"
 
 
-def _figure(spoken: Mapping[Direction, PatchedBehaviour]) -> go.Figure:
+def _figure(tables: Mapping[Direction, pd.DataFrame], caption: str) -> go.Figure:
     """Refusal rates of both sides, unpatched, under random sets and under the patches."""
     shown: list[dict[str, Any]] = []
-    for direction, result in spoken.items():
-        panel, table = f"{SIDE[direction]} prompts, {direction[:-1]}ed", records(result.to_summary())
+    for direction, summed in tables.items():
+        panel, table = f"{SIDE[direction]} prompts, {direction[:-1]}ed", records(summed)
         base = table[0]["refusal_rate"]
         found = {r["cell"]: (r["refusal_rate"], r["rate_low"], r["rate_high"]) for r in table if r["cell"] != "source"}
         drawn = next(r for r in table if r["cell"] == "direct")
@@ -237,17 +238,16 @@ def _figure(spoken: Mapping[Direction, PatchedBehaviour]) -> go.Figure:
     frame["patched"] = pd.Categorical(frame["patched"], list(_PATCHED.values()))
     return bars(
         frame, x="patched", y="rate", facet="panel", low="low", high="high", threshold=HALF, title="Refusals under patches",
-        x_title="heads patched", y_title="share refused", caption=spoken["noise"].provenance.caption,
+        x_title="heads patched", y_title="share refused", caption=caption,
     )  # fmt: skip
 
 
-def _spoken_table(spoken: Mapping[Direction, PatchedBehaviour]) -> pd.DataFrame:
+def _spoken_table(tables: Mapping[Direction, pd.DataFrame]) -> pd.DataFrame:
     """Patches first, what is said without them last; `random_…` are refusal rates under random sets."""
     parts: list[pd.DataFrame] = []
-    for direction, result in spoken.items():
-        table = result.to_summary()
+    for direction, table in tables.items():
         base = float(table["refusal_rate"].iloc[0])
-        names = {name: f"{name} heads {direction[:-1]}ed" for name in result.cells} | {"baseline": "nothing"}
+        names = {name: f"{name} heads {direction[:-1]}ed" for name in table["cell"]} | {"baseline": "nothing"}
         parts.append(
             table[table["cell"] != "source"].assign(
                 prompts=SIDE[direction], patched=table["cell"].map(names), p=table["p_holm"],

@@ -21,6 +21,7 @@ from circuits.frames import cells, records, summary
 from circuits.measure.head_writes import MEASURES, HeadWrites
 from circuits.measure.ov import BIASES, OvCircuits
 from circuits.report import Section
+from circuits.sites import parse
 from circuits.stats import mean_interval
 from circuits.stats.cluster import cluster_sums
 from circuits.stats.interval import effective, resampling, widened
@@ -130,7 +131,7 @@ def tell_reads(reads: OvCircuits, title: str, direct: Sequence[str]) -> Chapter:
 def _claim(reads: OvCircuits, table: pd.DataFrame, rest: int) -> str:
     heads = plural(len(reads.chosen), "direct head")
     heads = f"the {heads} that write{'s' * (len(reads.chosen) == 1)} most" if rest > 0 else heads
-    whole = mean_interval(_split(reads.to_frame(), reads.chosen)[2], reads.clusters)
+    whole = mean_interval(_moved(reads)[0], reads.clusters)
     single = records(table[table["head"] != TOGETHER].head(1))[0]
     null = "" if np.isnan(single["null_low"]) else (
         f", where heads of that layer that are not direct lie between {number(single['null_low'])} and "
@@ -158,16 +159,21 @@ def _named(component: str) -> str:
 
 def _from_subject(reads: OvCircuits) -> str:
     """How much of what the heads write from all positions comes from the subject."""
-    heads = reads.heads_frame()
-    mine = records(heads[heads["chosen"]])
-    at = [reads.layers.index(r["layer"]) for r in mine], [int(r["head"]) for r in mine]
-    write, total = ((t[0] - t[1]).double().numpy()[:, at[0], at[1]].sum(1) for t in (reads.write, reads.total))
+    write, total = _moved(reads)
     of = mean_interval(total, reads.clusters)
     said = f"From all positions these heads write {spread(of.estimate, of.low, of.high)} along the direction"
     if not of.excludes():
         return minus(f"{said}.")
     share, low, high = (float(x[0]) for x in ratios(write[:, None], total, reads.clusters))
     return minus(f"{said}; what comes from the subject is {percent(share, low, high)} of it.")
+
+
+def _moved(reads: OvCircuits) -> tuple[Array, Array]:
+    """What the asked heads together write along the direction per pair, clean − corrupt: from the subject, and from all."""
+    asked = [parse(label) for label in reads.chosen]
+    layer, number_of = [reads.layers.index(h.layer) for h in asked], [h.index or 0 for h in asked]
+    of = [(t[0] - t[1]).double().numpy()[:, layer, number_of].sum(1) for t in (reads.write, reads.total)]
+    return of[0], of[1]
 
 
 def _tokens(reads: OvCircuits, row: Mapping[str, Any]) -> str:

@@ -54,8 +54,9 @@ function entry(i, ends) {
   const edge = edges[i];
   const effect = measured(edge.has, data.edgeMeasures.find((m) => m.name === "effect") ?? { name: "" });
   const lights = { focus: () => light([i]), mouseenter: () => light([i]) };
+  const buttons = ends.map((end) => el("button", { type: "button", class: "link", on: { click: () => visit(edge[end]), ...lights } }, ...broken(nodes[edge[end]].id)));
   return el("tr", {},
-    ...ends.map((end) => el("td", {}, el("button", { type: "button", class: "link", on: { click: () => visit(edge[end]), ...lights } }, ...broken(nodes[edge[end]].id)))),
+    el("td", {}, buttons[0], ...buttons.slice(1).flatMap((button) => [" → ", button])),
     el("td", { class: "quiet" }, edge.kind), el("td", { class: "figure" }, number(edge.effect)),
     el("td", { class: "graph" }, effect === null ? "" : bar(effect, edge.sure, reachOfAll, 46)));
 }

@@ -52,15 +52,16 @@ function wrapped(text, most) {
 function drawing() {
   const colours = ink();
   const font = getComputedStyle(document.body).fontFamily;
-  const wide = Math.max(extent.right + PAD.left + 30, 560);
+  const wide = Math.ceil(Math.max(extent.right + PAD.left + 30, 560));
   const said = data.facts.filter(([name]) => ["model", "pairs", "metric"].includes(name)).map(([, value]) => value).join(" · ");
   const [above, below] = [wrapped(said, wide / 5.8), wrapped(sentence(seen.shown), wide / 5.8)];
   const [left, top] = [-PAD.left, extent.top - data.largest - 62 - 13 * above.length];
   const bottom = extent.bottom + data.largest + 36 + 13 * below.length;
+  const tall = Math.ceil(bottom - top);
   const text = (words, x, y, attributes = {}) => svg("text", { x, y, fill: colours.text, "font-size": data.font, ...attributes }, words);
   const shownEdges = edges.map((_, i) => i).filter((i) => seen.shown[i]).reverse();
-  const root = svg("svg", { xmlns: SVG, viewBox: `${left} ${top} ${wide} ${bottom - top}`, width: wide, height: bottom - top, "font-family": font },
-    svg("rect", { x: left, y: top, width: wide, height: bottom - top, fill: colours.paper }),
+  const root = svg("svg", { xmlns: SVG, viewBox: `${left} ${top} ${wide} ${tall}`, width: wide, height: tall, "font-family": font },
+    svg("rect", { x: left, y: top, width: wide, height: tall, fill: colours.paper }),
     text(data.title, left + 14, top + 24, { "font-size": 16, "font-weight": "bold" }),
     ...above.map((line, i) => text(line, left + 14, top + 42 + 13 * i, { "font-size": 10, fill: colours.quiet })),
     ...below.map((line, i) => text(line, left + 14, bottom + 3 - 13 * (below.length - i), { "font-size": 10, fill: colours.quiet })),
