@@ -128,18 +128,20 @@ class HeadWrites(Result):
 
     def figure(self) -> go.Figure:
         """Every head as a point: what it writes along the direction, chosen heads and others."""
-        return self._points("value", "written along the direction, clean − corrupt (residual units)")
+        title = "What heads write along the direction, last position"
+        return self._points("value", title, "written along the direction, clean − corrupt (residual units)")
 
     def matched_figure(self) -> go.Figure:
         """The same with every head's write at one length."""
-        return self._points("matched", "share of the head's write that lies along the direction (cosine)")
+        title = "The same, every head's write at one length"
+        return self._points("matched", title, "share of the head's write that lies along the direction (cosine)")
 
-    def _points(self, measure: str, unit: str) -> go.Figure:
+    def _points(self, measure: str, title: str, unit: str) -> go.Figure:
         frame = self.heads_frame().rename(columns={"label": "text"})
         frame["heads"] = np.where(frame["chosen"], "chosen", "all others")
         return distribution(
             frame.sort_values("chosen", ascending=False), value=measure, color="heads",
-            title="Heads along the direction, last position", x_title=unit, caption=self.provenance.caption,
+            title=title, x_title=unit, caption=self.provenance.caption,
         )  # fmt: skip
 
 

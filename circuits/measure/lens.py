@@ -101,8 +101,9 @@ class LogitLens(Result):
 
     def absolute_figure(self) -> go.Figure:
         """Clean and corrupt by layer, which also shows what any prompt of this form has."""
+        table = summary(self.to_frame(), ["reading", "side", "layer"], "value", clusters=self.clusters)
         return lines(
-            summary(self.to_frame(), ["reading", "side", "layer"], "value", clusters=self.clusters),
+            table.sort_values("reading", key=lambda c: c.map(READINGS.index), kind="stable"),
             x="layer", y="mean", color="side", facet="reading", low="low", high="high",
             title="Logit lens by layer, last position: includes what both prompts of a pair share",
             x_title="layer entered", y_title=self._unit, caption=self.provenance.caption,

@@ -52,6 +52,21 @@ def test_the_repair_of_a_planted_mover_is_found(tmp_path: Path):
     assert {truth.roles["backup"], truth.roles["negative"]} <= set(shown[:6])
 
 
+def test_what_acts_through_later_components_is_not_repaired(tmp_path: Path):
+    """An AND head writes nothing into the metric: the last MLP does. Rounding is no direct effect to make up for."""
+    truth = planted.write("gemma2", tmp_path)
+    model = ct.load(str(tmp_path), device="cpu")
+    tokens = planted.pairs().tokenize(model)
+    part = decompose_repair(model, tokens, LogitDifference(model), parse(truth.roles["and second"]), ablation="patch")
+    assert part.later.mean() < -1
+    assert part.to_summary().query("kind == 'sum' and term == 'later'")["ratio"].abs().item() > 1e3
+    section, ruling = repair_identity.tell({"head": part})
+    assert ruling.verdict == "undecided"
+    assert "next to nothing" in section.claim
+    assert section.table is not None
+    assert section.table["ratio"].isna().all()
+
+
 # --- a real run -----------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +276,6 @@ def test_a_head_without_a_direct_effect_has_no_ratio(real: Real):
     flat = replace(part, direct=torch.zeros_like(part.direct), ablated=part.ablated - part.direct)
     chapter = repair.tell(s, replace(found, parts={**found.parts, "head": flat}))
     check(chapter, *SECTIONS)
-    assert "there is no ratio, because the direct effect may be zero" in chapter.sections[1].claim
+    assert "there is no ratio, because the direct effect is next to nothing" in chapter.sections[1].claim
     assert chapter.verdicts[1].verdict == "undecided"
     assert part.component in chapter.verdicts[1].numbers

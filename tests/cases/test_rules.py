@@ -33,7 +33,8 @@ THIRDS = {"early": (0, 1), "middle": (2, 3), "late": (4, 5)}
 def test_a_condition_has_the_interval_of_its_pairs_and_the_share_of_resamples_on_its_side():
     values = np.random.default_rng(0).normal(0.55, 0.3, 30)
     found = condition(values, "x", "at least", 0.5)
-    assert (found.mean, found.low, found.high) == pytest.approx((lambda i: (i.estimate, i.low, i.high))(bootstrap_mean(values)))
+    interval = bootstrap_mean(values)
+    assert (found.mean, found.low, found.high) == pytest.approx((interval.estimate, interval.low, interval.high))
     means = resampling(30, 10_000, 0) @ values / 30
     assert found.share == pytest.approx((means >= 0.5).mean())
     assert condition(values, "x", "below", 0.5).share == pytest.approx((means < 0.5).mean())
@@ -76,6 +77,7 @@ def test_one_pair_decides_nothing():
     found = condition(np.array([0.9]), "x", "at least", 0.5)
     assert found.holds is None
     assert found.share is None
+    assert found.text == "x 0.90 (no interval)"
     assert verdict("h", "s", [found]).verdict == "undecided"
 
 
@@ -152,7 +154,8 @@ def test_no_single_block_names_the_largest_whatever_its_sign_and_how_often_it_is
     found = stages.no_single_block(table)
     assert found.verdict == "supported"
     assert "L2.MLP at −6 (the largest in 100 % of resamples), −0.30" in found.numbers
-    assert stages.no_single_block(rows(cell(0.9, kind="mlp_out", layer=2, pos=-6), cell(0.1, kind="mlp_out", layer=3, pos=-6))).verdict == "contradicted"
+    strong = rows(cell(0.9, kind="mlp_out", layer=2, pos=-6), cell(0.1, kind="mlp_out", layer=3, pos=-6))
+    assert stages.no_single_block(strong).verdict == "contradicted"
     tied = rows(cell(0.3, kind="attn_out", layer=0, pos=-1), cell(0.301, kind="mlp_out", layer=2, pos=-6).iloc[::-1])
     tied.frame.loc[N:, "pair"] = range(N)  # the same means, in other pairs
     share = float(stages.no_single_block(tied).numbers.split("the largest in ")[1].split(" %")[0])
@@ -226,7 +229,8 @@ def area(low: float, high: float):
 def test_a_metric_that_does_not_separate_is_said_to_fail():
     assert stages.proxy_holds(rates(1, 0, 1), area(0.95, 1.0)).verdict == "supported"
     assert stages.proxy_holds(rates(1, 0, 1), None).verdict == "undecided"
-    for found in (stages.proxy_holds(rates(1, 0, 1, gap=-1), area(0.95, 1)), stages.proxy_holds(rates(1, 0, 1), area(0.4, 0.6))):
+    reversed_gap = stages.proxy_holds(rates(1, 0, 1, gap=-1), area(0.95, 1))
+    for found in (reversed_gap, stages.proxy_holds(rates(1, 0, 1), area(0.4, 0.6))):
         assert found.verdict == "contradicted"
         assert "the proxy fails here" in found.numbers
 

@@ -146,8 +146,8 @@ def test_the_metric_follows_only_beyond_random_directions(slopes: tuple[float, f
 
 
 def test_a_fall_off_the_path_is_of_opposite_sign_in_the_two_sets_and_counts_for_nothing():
-    """Pushed down or up, far along anything the metric falls: +10 over the range on clean prompts, −10 on corrupt ones."""
-    both = rules.metric_follows(curve(0.4 * CLAMPS, 0.4 * CLAMPS), np.stack([np.full(5, 10.0), np.full(5, -10.0)]))
+    """Pushed down or up, far along anything the metric falls: +20 over the range on clean prompts, −20 on corrupt ones."""
+    both = rules.metric_follows(curve(0.4 * CLAMPS, 0.4 * CLAMPS), np.stack([np.full(5, 20.0), np.full(5, -20.0)]))
     assert both.verdict == "supported"
     nothing = rules.metric_follows(curve(10 / 30 * CLAMPS, -10 / 30 * CLAMPS), np.full((2, 5), 2.0))
     assert nothing.verdict == "contradicted"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -12,12 +13,13 @@ import pytest
 import small_models
 import torch
 
-from circuits.engine import capture, generate, readout, replay, several, single, sweep
+from circuits.engine import capture, edits, generate, readout, replay, several, single, sweep
+from circuits.engine.sample import sampled
 from circuits.errors import AuditError, UndefinedError
-from circuits.interventions import Cell, Columns, Patch
+from circuits.interventions import Add, Cell, Columns, Patch
 from circuits.metrics import LogOdds, RefusalMetric
 from circuits.model import hooks
-from circuits.sites import Site
+from circuits.sites import Site, head
 
 TOKENS = small_models.uneven()
 CELLS: list[Cell] = [(Patch(Site("attn_out", layer), Columns((p,))),) for layer in range(4) for p in range(5, 10)]
@@ -94,12 +96,21 @@ def _forgotten_edit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(several, "apply", leave)
 
 
+def _mixed_up_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def swapped(bound: Any, activation: torch.Tensor, at: Any) -> torch.Tensor:
+        return edits.apply(replace(bound, value=bound.value.roll(1, 0)), activation, at)
+
+    monkeypatch.setattr(single, "apply", swapped)
+    monkeypatch.setattr(several, "apply", swapped)
+
+
 SABOTAGE = {
     "corrupt keys": _corrupt_keys,
     "wrong positions": _wrong_positions,
     "no final norm": _no_final_norm,
     "leaking windows": _leaking_windows,
     "forgotten edit": _forgotten_edit,
+    "mixed up pairs": _mixed_up_pairs,
 }
 
 
@@ -137,3 +148,79 @@ def test_numbers_that_are_none_fail(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(readout.Readout, "normalise", lambda _, final: final * float("nan"))
     with pytest.raises(UndefinedError, match="cell 0 .* gives not-a-number on pair 0"):
         _run(CELLS)
+
+
+# --- which cells are recomputed ------------------------------------------------------------------------------------------
+
+V = torch.ones(32)
+SORTS: dict[tuple[str, str], list[Cell]] = {
+    ("attn_out", "single"): [(Patch(Site("attn_out", layer), "last"),) for layer in range(4)],
+    ("attn_out", "several"): [(Patch(Site("attn_out", layer)),) for layer in range(4)],
+    ("z", "single"): [(Patch(head(layer, 1), "subject"),) for layer in range(4)],
+    ("embed", "several"): [(Patch(Site("embed"), "subject"),)],
+    ("mlp_out", "single"): [(Patch(Site("mlp_out", 2), Columns((8,)), value=V),)],
+    ("resid_pre", "several"): [(Add(Site("resid_pre", layer), V, "last"),) for layer in range(3)],
+    ("k", "neither"): [(Patch(Site("k", 1, 0), Columns((0,))),)],
+}
+
+
+def _seen_on_its_path(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The path that the sweep itself takes with every cell."""
+    path = ["neither"] * len(cells)
+    engine = import_module("circuits.engine.sweep")
+
+    def watch(name: str, which: str) -> None:
+        right = getattr(engine, f"run_{name}")
+
+        def run(replay: Any, jobs: Any, *rest: Any) -> None:
+            for job in jobs:
+                path[job.cell] = which
+            right(replay, jobs, *rest)
+
+        monkeypatch.setattr(engine, f"run_{name}", run)
+
+    watch("singles", "single")
+    watch("several", "several")
+    model = small_models.model("llama")
+    sweep(model, TOKENS, RefusalMetric(model, "w60"), cells, audited=False)
+    return path
+
+
+@pytest.mark.parametrize("repeats", [1, 60, 500])
+def test_every_sort_of_cell_is_recomputed(repeats: int, monkeypatch: pytest.MonkeyPatch):
+    many = SORTS["attn_out", "single"] * repeats  # one sort may outnumber all others
+    cells = [*many, *(cell for sort in SORTS.values() for cell in sort)]
+    kinds = [cell[0].site.kind for cell in cells]
+    path = _seen_on_its_path(cells, monkeypatch)
+    assert set(zip(kinds, path, strict=True)) == SORTS.keys()
+    drawn, on = sampled(TOKENS, cells)
+    assert {(kinds[c], path[c]) for c in drawn} == SORTS.keys()
+    assert len(set(drawn)) == len(drawn) == len(on) == max(len(SORTS), min(8, len(cells) // 400))
+
+
+def test_cells_of_several_kinds_stand_for_all_of_them():
+    cells: list[Cell] = [(Patch(Site("attn_out", layer)), Patch(Site("mlp_out", layer))) for layer in range(4)]
+    assert len(sampled(TOKENS, cells)[0]) == 2
+    three = [*cells, (Patch(Site("z", 1)),)]
+    assert 4 in sampled(TOKENS, three)[0]
+    assert len(sampled(TOKENS, three)[0]) == 2
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, 1), (2, 2), (1199, 2), (1200, 3), (2000, 5), (3200, 8), (9999, 8)])
+def test_one_sort_alone_takes_no_more_than_a_small_share(n: int, expected: int):
+    cells: list[Cell] = [(Patch(Site("mlp_out", i % 4), "last"),) for i in range(n)]
+    drawn, on = sampled(TOKENS, cells)
+    assert len(set(drawn)) == len(on) == expected
+    assert len(set(on)) == min(expected, TOKENS.n_pairs)
+
+
+def test_cells_are_taken_where_they_may_change_something():
+    columns = range(TOKENS.n_pos)
+    cells: list[Cell] = [(Patch(Site("mlp_out", 1), Columns((p,))),) for p in columns for _ in range(100)]
+    drawn, on = sampled(TOKENS, cells)
+    for c, pair in zip(drawn, on, strict=True):
+        assert TOKENS.subject[pair] <= c // 100
+        assert TOKENS.mask[pair, c // 100]
+    early: list[Cell] = [(Add(Site("resid_pre", 1), V, Columns((p,))),) for p in range(3)]  # acts before it as well
+    drawn, on = sampled(TOKENS, early)
+    assert all(TOKENS.mask[pair, c] for c, pair in zip(drawn, on, strict=True))

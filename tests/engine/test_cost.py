@@ -21,7 +21,7 @@ def tokens(model):
 
 
 def hooks_left(model):
-    return [name for name, module in model.hf.named_modules() if module._forward_pre_hooks or module._forward_hooks]  # noqa: SLF001
+    return [name for name, module in model.hf.named_modules() if module._forward_pre_hooks or module._forward_hooks]
 
 
 def test_a_run_of_every_prompt_is_one_pass_each(model, tokens):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +31,7 @@ DTYPES: list[Any] = ["bfloat16", "float16"]
 audit = import_module("circuits.engine.audit")
 
 
+@cache
 def _model(name: str, dtype: Any) -> tuple[Model, TokenPairs, str]:
     """A model, pairs for it, and the token of its metric."""
     if name == "bundled":
@@ -57,9 +60,9 @@ def _heads(model: Model, positions: Any) -> list[Cell]:
     ]
 
 
-def _upper_heads(model: Model) -> list[Cell]:
-    """All heads of the upper half of the blocks at once: an edit that is off shows well there."""
-    return [tuple(i for (i,) in _heads(model, "all") if i.site.layer >= model.shape.n_layers // 2)]
+def _all_writes(model: Model) -> list[Cell]:
+    """What attention writes in all blocks at once, and in all but the first."""
+    return [tuple(Patch(Site("attn_out", layer)) for layer in range(i, model.shape.n_layers)) for i in (0, 1)]
 
 
 # --- a right sweep passes, and the certificate says what was measured --------------------------------------------------
@@ -87,7 +90,7 @@ def test_a_right_sweep_passes(name: str, dtype: Any, linear: bool, direction: An
 @pytest.mark.parametrize("name", ["gemma2", "llama"])
 def test_the_distances_are_those_of_the_same_weights_in_fp32(name: str, dtype: Any):
     model, tokens, token = _model(name, dtype)
-    wide, _, _ = _model(name, dtype)
+    wide, _, _ = _model.__wrapped__(name, dtype)
     wide.hf.float()
     cells = _mixed(model, tokens)
     swept = sweep(model, tokens, LogOdds(model, token), cells)
@@ -110,54 +113,66 @@ def test_the_distances_are_those_of_the_same_weights_in_fp32(name: str, dtype: A
 # --- a wrong one does not, where a share of the metric's size would have let it -----------------------------------------
 
 
-def _off_by_2_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+Sabotage = Callable[[pytest.MonkeyPatch], None]
+
+
+def _shifted(activation: Any, share: float) -> Any:
+    """Off by a share of its largest entry, everywhere."""
+    return activation + share * activation.abs().amax(-1, keepdim=True)
+
+
+def _edit_off_by(share: float) -> Sabotage:
     def wrong(bound: Any, activation: Any, at: Any) -> Any:
         new = edits.apply(bound, activation, at)
-        return torch.where(new == activation, new, 1.02 * new)
+        return torch.where(new == activation, new, _shifted(new, share))
 
-    for path in (single, several):
-        monkeypatch.setattr(path, "apply", wrong)
+    return partial(_both_paths, wrong)
 
 
-def _another_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+def _taken_from_another_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(bound: Any, activation: Any, at: Any) -> Any:
         return edits.apply(replace(bound, value=bound.value.roll(1, 0)), activation, at)
 
+    _both_paths(wrong, monkeypatch)
+
+
+def _both_paths(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (single, several):
         monkeypatch.setattr(path, "apply", wrong)
 
 
-def _source_off_by_2_percent(monkeypatch: pytest.MonkeyPatch) -> None:
+def _source_off_by(share: float) -> Sabotage:
     def wrong(*args: Any) -> Any:
         run = source.source_of(*args)
-        return replace(run, seen={site: 1.02 * t for site, t in run.seen.items()})
+        return replace(run, seen={site: _shifted(t, share) for site, t in run.seen.items()})
 
-    monkeypatch.setattr(import_module("circuits.engine.sweep"), "source_of", wrong)
+    return lambda monkeypatch: monkeypatch.setattr(import_module("circuits.engine.sweep"), "source_of", wrong)
 
 
+_heads_at_last: Any = partial(_heads, positions="last")
 WRONG: list[Any] = [
-    pytest.param("bundled", "bfloat16", _upper_heads, _off_by_2_percent, id="2 % off"),
-    pytest.param("bundled", "bfloat16", lambda m: _heads(m, "last"), _another_pair, id="another pair"),
-    pytest.param("bundled", "bfloat16", _upper_heads, _source_off_by_2_percent, id="source 2 % off"),
-    pytest.param("bundled", "float16", _upper_heads, _off_by_2_percent, id="2 % off in fp16"),
-    pytest.param("gemma2", "float16", lambda m: _heads(m, "all"), _off_by_2_percent, id="one head, 2 % off in fp16"),
+    pytest.param("bundled", "bfloat16", _heads_at_last, "denoise", _taken_from_another_pair, id="another pair"),
+    pytest.param("bundled", "bfloat16", _all_writes, "noise", _edit_off_by(0.02), id="2 % off"),
+    pytest.param("bundled", "bfloat16", _all_writes, "noise", _source_off_by(0.04), id="source 4 % off"),
+    pytest.param("bundled", "float16", _all_writes, "noise", _edit_off_by(0.02), id="2 % off in fp16"),
+    pytest.param("gemma2", "float16", _all_writes, "denoise", _edit_off_by(0.02), id="2 % off in a tiny Gemma 2"),
 ]
 
 
-@pytest.mark.parametrize(("name", "dtype", "cells", "sabotage"), WRONG)
+@pytest.mark.parametrize(("name", "dtype", "cells", "direction", "sabotage"), WRONG)
 def test_a_wrong_sweep_fails_where_5_percent_of_the_metric_let_it(
-    name: str, dtype: Any, cells: Any, sabotage: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, dtype: Any, cells: Any, direction: Any, sabotage: Sabotage, monkeypatch: pytest.MonkeyPatch
 ):
     model, tokens, token = _model(name, dtype)
     before = [p.clone() for p in model.hf.parameters()]
-    metric = RefusalMetric(model, token)
-    sweep(model, tokens, metric, cells(model), direction="noise")
+    run = partial(sweep, model, tokens, RefusalMetric(model, token), cells(model), direction=direction)
+    run()
     sabotage(monkeypatch)
     with pytest.raises(AuditError, match="failed its from-fp32 check by .*do not use these numbers"):
-        sweep(model, tokens, metric, cells(model), direction="noise")
+        run()
     assert all(torch.equal(p, b) for p, b in zip(model.hf.parameters(), before, strict=True))
     monkeypatch.setattr(audit, "fits_in_fp32", lambda _: False)
-    assert "certificate ok" in sweep(model, tokens, metric, cells(model), direction="noise").certificate.line
+    assert "certificate ok" in run().certificate.line
 
 
 # --- without room for fp32 -----------------------------------------------------------------------------------------------

@@ -218,11 +218,12 @@ def test_figures(says: Callable[..., None], found: Interactions, known: Any):
 # --- rules ----------------------------------------------------------------------------------------------------------
 
 
-def _numbers(noise: tuple[float, float, float], denoise: tuple[float, float, float], half: float = 0.01) -> dict[str, Interval]:
+def _numbers(
+    noise: tuple[float, float, float], denoise: tuple[float, float, float], half: float = 0.01
+) -> dict[str, Interval]:
     columns = [float(term[0]) for way in (noise, denoise) for term in rules.terms(*(np.array([x]) for x in way))]
     return {
-        name: Interval(x, x - half, x + half, 0.95, 9, "said")
-        for name, x in zip(rules.COLUMNS, columns, strict=True)
+        name: Interval(x, x - half, x + half, 0.95, 9, "said") for name, x in zip(rules.COLUMNS, columns, strict=True)
     }
 
 

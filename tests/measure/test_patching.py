@@ -142,7 +142,9 @@ def test_random_sets_are_other_heads_of_the_same_layers():
 
 
 def test_the_null_is_drawn_as_every_null_of_heads_is():
-    found = patch_head_sets(MODEL, TOKENS, METRIC, sets=SETS | {"other": (head(2, 1), head(2, 2))}, null_draws=3, seed=4)
+    found = patch_head_sets(
+        MODEL, TOKENS, METRIC, sets=SETS | {"other": (head(2, 1), head(2, 2))}, null_draws=3, seed=4
+    )
     rng = random.Random(4)
     for name, heads in (SETS | {"other": (head(2, 1), head(2, 2))}).items():
         drawn = random_heads(heads, 4, 3, seed=rng, layers=(1, 2))  # one after the other: no two nulls are alike

@@ -91,7 +91,7 @@ class Setting:
             try:
                 return work()
             except UndefinedError as error:
-                return Missing(" ".join(str(error).split()))
+                return Missing("; ".join(line.strip() for line in str(error).splitlines()))
 
         return self.measure(name, tried, lambda r: f"not measured: {r.reason}" if isinstance(r, Missing) else note(r))
 

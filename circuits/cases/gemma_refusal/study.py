@@ -39,7 +39,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
     acts = behaviour.measure(s)
     where = stages.measure(s)
     which = heads.measure(s)
-    before = upstream.measure(s, acts.chosen, which.classes, given.instructions)
+    before = upstream.measure(s, acts.chosen, which.classes, given.instructions, template=args.template)
     after = downstream.measure(s, acts.chosen)
     repaired = repair.measure(s, acts.chosen, which.single, where.blocks)
     joint = together.measure(s, which.classes, which.single, where.blocks)

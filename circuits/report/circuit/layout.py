@@ -25,6 +25,8 @@ TITLES: Final = {"head": "heads", "attn": "attention", "mlp": "MLPs", "feature":
 """Kind → title of its lane, where that is not its name."""
 _WINDOW: Final = (720.0, 440.0)
 """Width and height that a window of a common size leaves for the drawing, in CSS pixels."""
+_GROWN: Final = (720.0, 640.0)
+"""The same where the drawing is given more height than the window has, as large graphs are."""
 _Stacks = dict[tuple[int, int, str], list[int]]
 """(block, band, kind) → the nodes that stand there, top to bottom."""
 _CHARACTER: Final = 0.6
@@ -87,10 +89,19 @@ def place(nodes: Sequence[Node]) -> Layout:
     bands = _bands(nodes)
     stacks = _stacks(nodes, bands)
     tallest = max(len(stack) for stack in stacks.values())
-    heights = range(tallest, 0, -1)  # of equally good ones the tallest, which goes on beside itself least
-    best = [max((_placed(nodes, stacks, bands, style, tall) for tall in heights), key=_zoom) for style in STYLES]
-    fitting = (layout for layout in best if _zoom(layout) >= 1)
-    return next(fitting, None) or max(best, key=lambda layout: layout.style.font * _zoom(layout))
+
+    def best(style: Style, window: tuple[float, float]) -> Layout:
+        heights = range(tallest, 0, -1)  # of equally good ones the tallest, which goes on beside itself least
+        return max(
+            (_placed(nodes, stacks, bands, style, tall) for tall in heights), key=lambda found: _zoom(found, window)
+        )
+
+    for style in STYLES:
+        layout = best(style, _WINDOW)
+        if _zoom(layout, _WINDOW) == 1:
+            return layout
+    dense = [best(style, _GROWN) for style in STYLES]
+    return max(dense, key=lambda found: found.style.font * _zoom(found, _GROWN))
 
 
 def label(node: Node, *, short: bool) -> str:
@@ -192,8 +203,8 @@ def _spelled(position: str | None) -> str:
     return "no position" if position is None else position.replace("-", "−").replace("_", " ")
 
 
-def _zoom(layout: Layout) -> float:
+def _zoom(layout: Layout, window: tuple[float, float]) -> float:
     """How large the layout can be drawn in a window; one is large enough."""
     wide = layout.columns[-1].end
     tall = max(layout.y) - min(layout.y) + 2 * layout.style.largest
-    return min(_WINDOW[0] / wide, _WINDOW[1] / tall, 1.0)
+    return min(window[0] / wide, window[1] / tall, 1.0)

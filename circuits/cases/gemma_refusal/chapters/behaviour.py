@@ -1,4 +1,4 @@
-"""Does it refuse, which direction carries that, and where does the direction enter the residual stream?"""
+"""Whether it refuses, which direction carries that, and where the direction enters the residual stream."""
 
 from __future__ import annotations
 

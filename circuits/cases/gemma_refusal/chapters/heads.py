@@ -1,4 +1,4 @@
-"""What do heads attend to, which of them act one by one, and which together?"""
+"""What heads attend to, which of them act one by one, and which together."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def _heads(results: Mapping[Direction, HeadPatching]) -> Section:
 
 def _sets(results: Mapping[Direction, HeadSetPatching], classes: pd.DataFrame) -> Section:
     table = pd.concat([r.to_summary() for r in results.values()], ignore_index=True)
-    parts = [f"{r['set']} {r['direction'][:-1]}ed {r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in records(table)]
+    parts = [
+        f"{r['set']} {r['direction'][:-1]}ed {r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in records(table)
+    ]
     empty = [name for name in ("direct", "diagonal") if not (classes["klass"] == name).any()]
     none = [f"No head is {' or '.join(empty)} at this threshold: there is nothing to patch together."] if empty else []
     return Section(

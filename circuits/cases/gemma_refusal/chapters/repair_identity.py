@@ -24,8 +24,7 @@ from circuits.sites import Site, parse
 
 _TITLE: Final = "Self-repair as an identity: who makes up for a lost component?"
 COMPARABLE: Final = 0.1
-"""A component whose direct effect is smaller than this share of the other's has no ratio worth comparing: it divides by
-next to nothing."""
+"""Of a size, the share from which a direct effect is worth dividing by: smaller ones give ratios of next to nothing."""
 _TERMS: Final = 6
 """Later components listed one by one."""
 _NAMES: Final = {
@@ -90,7 +89,7 @@ def tell(found: Mapping[str, RepairIdentity] | Missing) -> tuple[Section, Verdic
     """The change of the metric by term, for each component, and whether later ones repair the loss of the head."""
     if isinstance(found, Missing):
         return found.section("repair-identity", _TITLE), rules.unmeasured("repair-identity", found.reason)
-    summaries = {why: _beside_others(part) for why, part in found.items()}
+    summaries = {why: _compared(part) for why, part in found.items()}
     moved = "; ".join(_moved(found[why].component, table) for why, table in summaries.items())
     section = Section(
         "repair-identity", _TITLE,
@@ -108,13 +107,18 @@ def tell(found: Mapping[str, RepairIdentity] | Missing) -> tuple[Section, Verdic
     return section, rules.later_repairs(Rows.of(head, head.sums_frame()), later, head.component)
 
 
-def _beside_others(part: RepairIdentity) -> pd.DataFrame:
-    """The summary, its null taken over the components alone whose direct effect is of comparable size."""
-    direct = part.null_direct.double().mean(1)
-    kept = direct.abs() >= COMPARABLE * part.direct.double().mean().abs()
-    table = part.to_summary()
+def _compared(part: RepairIdentity) -> pd.DataFrame:
+    """The summary, with ratios only where the direct effect is worth dividing by: the component's own, and its null's.
+
+    A component that acts through later ones has next to no direct effect, and what these do is no repair of it.
+    """
+    table, direct, others = part.to_summary(), part.direct.double().mean().abs(), part.null_direct.double().mean(1)
+    sizes = [float(getattr(part, name).double().mean().abs()) for name in SUMS]
+    if direct < COMPARABLE * max(sizes):
+        table[["ratio", "ratio_low", "ratio_high"]] = math.nan
+    kept = others.abs() >= COMPARABLE * direct
     for name in SUMS:
-        ratios = (getattr(part, f"null_{name}").double().mean(1)[kept] / -direct[kept]).numpy()
+        ratios = (getattr(part, f"null_{name}").double().mean(1)[kept] / -others[kept]).numpy()
         low, median, high = np.quantile(ratios, (0, 0.5, 1)) if len(ratios) else (math.nan,) * 3
         where = (table["kind"] == "sum") & (table["term"] == name)
         table.loc[where, ["null_low", "null_median", "null_high", "null_n"]] = [low, median, high, len(ratios)]
@@ -134,9 +138,10 @@ def _notes(found: Mapping[str, RepairIdentity]) -> list[str]:
         f"{share:.0e} of the mean change."
     )
     null = (
-        "The ratio divides means, not pair by pair, and is undefined where the mean direct effect may be zero. Its null: the "
-        "same patch of up to 10 other components of the kind (heads: of the same layer; blocks: of other layers), of those "
-        f"whose direct effect is at least {COMPARABLE:.0%} as large (`null_n`): others divide by next to nothing."
+        "The ratio divides means, not pair by pair, and is undefined where the mean direct effect may be zero, or is less than "
+        f"{COMPARABLE:g} of the largest term: such a component acts through later ones. Its null: the same patch of up to 10 "
+        "other components of the kind (heads: of the same layer; blocks: of other layers), of those (`null_n`) whose direct "
+        f"effect is at least {COMPARABLE:g} of this one's."
     )
     return [apart, exact, null]
 
@@ -150,7 +155,7 @@ def _moved(component: str, table: pd.DataFrame) -> str:
     does = "make up for" if low > 0 else "add to" if high < 0 else "do not clearly make up for or add to"
     so = f"which {does} the direct effect (ratio {estimate(ratio, low, high)})"
     if not math.isfinite(ratio):
-        so = "of which there is no ratio, because the direct effect may be zero"
+        so = "of which there is no ratio, because the direct effect is next to nothing"
     return minus(
         f"{component} moves it by {said['total']}: {said['direct']} directly, {said['final_norm']} through the final norm's "
         f"scale{own}, and {said['later']} through later components, {so}"

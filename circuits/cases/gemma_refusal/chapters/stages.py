@@ -1,4 +1,4 @@
-"""Where is the information, which stage is needed where, and does any single block carry it?"""
+"""Where the information is, which stage is needed where, and whether any single block carries it."""
 
 from __future__ import annotations
 

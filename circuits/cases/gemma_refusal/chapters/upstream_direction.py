@@ -199,9 +199,8 @@ def _reads_table(reads: OvCircuits, direct: Sequence[str]) -> pd.DataFrame:
     frame, clusters = reads.to_frame(), reads.clusters
     every = frame[frame["chosen"]].groupby(["pair", "component"])[["value"]].sum().reset_index()
     blocks = {TOGETHER: (summary(every, ["component"], "value", clusters=clusters), reads.chosen)}
-    every_head = replace(
-        reads, chosen=tuple(direct)
-    ).to_summary()  # direct heads that were not asked are no null either
+    # direct heads that were not asked are no null either
+    every_head = replace(reads, chosen=tuple(direct)).to_summary()
     single = every_head[every_head["label"].isin(reads.chosen)].drop(columns=["layer", "share"])
     for label, rows in single.groupby("label", sort=False):
         blocks[str(label)] = rows, (str(label),)

@@ -8,6 +8,7 @@ again: how stable the finding is, not how likely it is to be true.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ class Condition:
         if self.share is not None:
             right = (self.mean >= self.bound) == (self.side == "at least")
             again = f" ({_percent(self.share if right else 1 - self.share)})"
-        return minus(f"{self.name} {self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]{again}")
+        limits = f"[{self.low:.2f}, {self.high:.2f}]" if math.isfinite(self.low) else "(no interval)"
+        return minus(f"{self.name} {self.mean:.2f} {limits}{again}")
 
     @property
     def rule(self) -> str:

@@ -55,7 +55,7 @@ def later_repairs(sums: Rows, row: Mapping[str, Any], component: str) -> Verdict
     comparable size. `sums` has the per-pair `value` of `direct` and `later`.
     """
     if not all(math.isfinite(row[name]) for name in ("ratio", "ratio_low", "ratio_high")):
-        missing = f"the direct effect of {component} may be zero: there is no share of it to make up"
+        missing = f"the direct effect of {component} is next to nothing: there is no share of it to make up"
         return Verdict(HEAD, "undecided", missing, "repair-identity")
     others = int(row["null_n"])
     bound = max(ROUNDING, row["null_high"]) if others else ROUNDING

@@ -27,7 +27,7 @@ function read(n) {
 }
 
 function drawCurve() {
-  const { curve } = data;
+  const curve = data.curve.filter((point) => point.edges >= levels[0].edges); // the slider does not go below
   const picture = at("curve");
   picture.toggleAttribute("hidden", !curve.length);
   if (!curve.length) return;
@@ -40,9 +40,9 @@ function drawCurve() {
   const band = curve.filter((point) => point.low !== null);
   const nulls = curve.filter((point) => point.null !== null);
   const now = EDGE.left + (last ? view.level / last : 0) * (wide - EDGE.left - EDGE.right);
-  const ticks = [];
-  for (const point of curve) {
-    if (!ticks.length || x(point.edges) - x(ticks.at(-1).edges) > 46) ticks.push(point);
+  const ticks = [curve.at(-1)]; // it says `edges` as well, and so needs more room
+  for (const point of curve.toReversed()) {
+    if (x(ticks.at(-1).edges) - x(point.edges) > (ticks.length === 1 ? 90 : 46)) ticks.push(point);
   }
   picture.setAttribute("viewBox", `0 0 ${wide} ${TALL}`);
   picture.setAttribute("aria-label", `Faithfulness against the number of edges; ${read(levels[view.level].edges)}`);
@@ -55,12 +55,13 @@ function drawCurve() {
     svg("line", { class: "now", x1: now, x2: now, y1: EDGE.top - 6, y2: TALL - EDGE.bottom + 4 }),
     svg("text", { class: "tick", x: EDGE.left + 2, y: EDGE.top + 11 }, "faithfulness; lines at 0, ½ and 1"),
     ...(nulls.length ? [svg("text", { class: "tick", x: wide - EDGE.right - 7, y: y(nulls.at(-1).null) - 4, "text-anchor": "end" }, "null")] : []),
-    ...ticks.map((p) => svg("text", { class: "tick", x: x(p.edges), y: TALL - 5, "text-anchor": x(p.edges) > wide - 40 ? "end" : x(p.edges) < 40 ? "start" : "middle" }, p === ticks.at(-1) ? count(p.edges, "edge") : p.edges.toLocaleString("en"))),
+    ...ticks.map((p) => svg("text", { class: "tick", x: x(p.edges), y: TALL - 5, "text-anchor": x(p.edges) > wide - 40 ? "end" : x(p.edges) < 40 ? "start" : "middle" }, p === ticks[0] ? count(p.edges, "edge") : p.edges.toLocaleString("en"))),
   );
 }
 
 /** One sentence on what is kept. */
 function sentence(shown) {
+  if (!edges.length) return "This graph has no edges.";
   const level = levels[view.level];
   const n = shown.filter(Boolean).length;
   const at = level.threshold === null ? "all, also those without a measured effect" : `|effect| ≥ ${number(level.threshold)}`;
@@ -76,7 +77,9 @@ function tellAmount({ shown }) {
     parts.push(filtered() || view.isolated !== null
       ? ` The curve is that of all ${count(level.edges, "edge")} above this threshold, not of the part shown.`
       : ` ${read(level.edges).replace(/^f/, "F")}.`);
-    if (data.beyond) parts.push(` ${count(data.beyond, "point")} of the curve with more edges than the page holds ${data.beyond === 1 ? "is" : "are"} not drawn.`);
+  }
+  if (data.beyond) {
+    parts.push(` ${count(data.beyond, "point")} of the curve with more edges than the page holds ${data.beyond === 1 ? "is" : "are"} not drawn.`);
   }
   at("kept").replaceChildren(...parts);
   const slider = at("amount");

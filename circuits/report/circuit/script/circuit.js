@@ -34,6 +34,9 @@ function drawLegend() {
   if (nodes.some((node) => Object.keys(node.sure).length)) {
     items.push([sample(svg("circle", { cx: 14, cy: 7, r: 5, fill: "none", stroke: colours.text, "stroke-width": 2.6 })), `ring: sure (p ≤ ${data.alpha}; without p, its own interval leaves out 0)`]);
   }
+  if (view.size !== null && nodes.some((node) => sizeOf(node) === undefined && !ENDS.has(node.kind))) {
+    items.push([sample(svg("circle", { cx: 14, cy: 7, r: 5, fill: "none", stroke: colours.quiet, "stroke-dasharray": "3 2" })), `dashed: no ${view.size}`]);
+  }
   if (edges.length) {
     items.push([stroke(colours.positive), "adds"], [stroke(colours.negative), "takes away, ends in a bar"]);
     if (edges.some((edge) => edge.sure === false)) items.push([stroke(colours.positive, { opacity: 0.3 }), "faint: not sure"]);
@@ -54,6 +57,17 @@ at("scheme").addEventListener("click", () => {
 dark.system.addEventListener("change", recolour);
 at("size").addEventListener("change", drawLegend);
 window.addEventListener("resize", drawCurve);
+
+let chosen = null; // the scheme before printing; paper is light
+window.addEventListener("beforeprint", () => {
+  chosen = dark.forced;
+  dark.forced = false;
+  recolour();
+});
+window.addEventListener("afterprint", () => {
+  dark.forced = chosen;
+  recolour();
+});
 
 document.querySelector("main").hidden = false;
 recolour();

@@ -5,10 +5,10 @@ const SHAPES = {
   embed: "round-rectangle", metric: "round-rectangle",
 };
 const DASHES = { q: [7, 4], k: [2, 4] };
-const END = 22;
-const READABLE = 11; // CSS pixels of the names that stand out, at any zoom
-let crowd = 1;
 const ENDS = new Set(["embed", "metric"]);
+const END = 22; // their size, which says nothing
+const READABLE = 11; // CSS pixels of the names that stand out, at any zoom
+let crowd = 1; // less where thousands of edges are shown together
 
 const dark = {
   system: window.matchMedia("(prefers-color-scheme: dark)"),
@@ -23,8 +23,8 @@ function ink() {
   const style = getComputedStyle(document.documentElement);
   const named = (name) => style.getPropertyValue(`--${name}`).trim();
   return {
-    paper: named("paper"), text: named("text"), quiet: named("quiet"), line: named("line"), link: named("link"),
-    soft: named("soft"), ...data.signs[dark.on() ? "dark" : "light"],
+    paper: named("paper"), text: named("text"), quiet: named("quiet"), link: named("link"),
+    ...data.signs[dark.on() ? "dark" : "light"],
   };
 }
 
