@@ -65,7 +65,7 @@ def audit(
     slow = _Slow(replay, tokens, metric, sample)
     measured = model.dtype in REDUCED and fits_in_fp32(model)
     # what is held against fp32 shares nothing with the sweep, not even the run patched from, which patch-all checks
-    patched, rows = (slow.source_of(source), list(range(len(on)))) if measured else (source, on)
+    patched, rows = (slow.sources(source), list(range(len(on)))) if measured else (source, on)
     watched: dict[Site, Tensor] = {}
     found_slowly = slow.run(patched, rows, source, on[:1], watched)
     cells, whole = found_slowly[:-1], found_slowly[-1]
@@ -107,7 +107,7 @@ class _Slow:
     def __init__(self, replay: Replay, tokens: TokenPairs, metric: Metric, sample: Sample) -> None:
         self._replay, self._tokens, self._metric, self._sample = replay, tokens, metric, sample
 
-    def source_of(self, source: Run) -> Run:
+    def sources(self, source: Run) -> Run:
         """The source prompt of every audited cell, run whole."""
         on, sites = self._sample.on, sites_of(self._sample.cells)
         return capture(self._replay.model, source.tokens[on], source.mask[on], sites)
@@ -152,10 +152,10 @@ class _Slow:
         bases = list(dict.fromkeys([*on, *range(len(base.tokens))]))[:_BASES]
         dtype = self._replay.model.dtype
         with in_fp32(self._replay.model):
-            wide = self.source_of(source)
+            wide = self.sources(source)
             exact, exact_base = self.run(wide, list(range(len(on))), base, bases).split([len(on), len(bases)])
-        sources = self._measured(patched.last_logits, on) - self._measured(wide.last_logits, on)
-        slow = torch.cat([cells - exact, sources, forward[bases] - exact_base])
+        run_from = self._measured(patched.last_logits, on) - self._measured(wide.last_logits, on)
+        slow = torch.cat([cells - exact, run_from, forward[bases] - exact_base])
         return rounding(dtype, self._sample.value - exact, slow, largest)
 
     def _measured(self, logits: Float[Tensor, "row d_vocab"], pairs: list[int]) -> Float[Tensor, " row"]:

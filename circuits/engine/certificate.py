@@ -64,19 +64,20 @@ class Certificate:
     def _precision(self) -> str:
         if self.dtype in ("float32", "float64"):
             return ""
+        unit = "of the gap" if self.gap else "in the metric"
         if math.isnan(self.from_fp32):
             return (
                 f" (all in {self.dtype}, memory did not allow a comparison with fp32: effects below "
-                f"{self._of_gap(self.allowed)} are not certified)"
+                f"{self._share(self.allowed)} {unit} are not certified)"
             )
         return (
-            f", {self.dtype}: rounding moves audited cells by up to {self._of_gap(self.from_fp32)} "
-            f"(the slow way by {self._of_gap(self.slow_from_fp32)}, allowed {self._of_gap(self.allowed)})"
+            f", {self.dtype}: rounding moves audited cells by up to {self._share(self.from_fp32)} {unit} "
+            f"(the slow way by {self._share(self.slow_from_fp32)}, allowed {self._share(self.allowed)})"
         )
 
-    def _of_gap(self, x: float) -> str:
-        """A distance as people compare effects: as a share of the gap between the two runs, where there is one."""
+    def _share(self, x: float) -> str:
+        """A distance as effects are compared: as a share of the gap between the two runs, where there is one."""
         if not self.gap:
-            return f"{x:.0e} of the metric"
+            return f"{x:.0e}"
         percent = 100 * x / self.gap
-        return f"{percent:.0f} % of the gap" if percent >= 10 else f"{percent:.2g} % of the gap"
+        return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"

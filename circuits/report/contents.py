@@ -49,6 +49,8 @@ class Section:
     """What the published write-up found on its own model; a reference, never a result."""
     table: pd.DataFrame | None = None
     notes: Sequence[str] = ()
+    files: Sequence[str] = ()
+    """Names of files beside the page that belong to it."""
 
 
 @final

@@ -1,17 +1,12 @@
-"""Harder cases: a difference right after <bos>, where nothing can be skipped, and Gemma 2 with its caps and windows.
-
-And what the certificate costs.
-"""
+"""Harder cases: a difference right after <bos>, where nothing can be skipped, and Gemma 2 with its caps and windows."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from measure import in_turn
 from models import Size
-from page import Table, percent, section
+from page import section
 from sites import Tables, compare, sides_of
 from sweeps import Sweep, sweeps
 
@@ -33,19 +28,6 @@ def measure(size: Size, *, sample: int, repeats: int) -> dict[str, Any]:
             both.add(compare(sides, _shorter(s), sample=sample, repeats=repeats))
         tables[title] = both.end()
     return section(size.line, tables=tables, sample=sample)
-
-
-def audit(size: Size, *, repeats: int) -> dict[str, Any]:
-    """How much longer a sweep takes with its certificate."""
-    sides = sides_of(size)
-    table = Table(["sweep", "cells", "certificate"]).head()
-    for name in ("resid_pre", "z", "z-all", "k-all"):
-        s = _shorter(sweeps(sides.model, sides.tokens)[name])
-        without, with_it = in_turn(
-            partial(sides.ours, s.cells, audited=False), partial(sides.ours, s.cells), repeats=repeats
-        )
-        table.add(s.title, str(len(s.cells)), percent(with_it / without - 1))
-    return section(size.line, table=table.text)
 
 
 def _shorter(s: Sweep) -> Sweep:

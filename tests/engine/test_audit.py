@@ -181,12 +181,13 @@ def _seen_on_its_path(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> lis
 
     watch("singles", "single")
     watch("several", "several")
+    monkeypatch.setattr(engine, "groups_of", lambda *_: [list(range(len(cells)))])  # in the order given
     model = small_models.model("llama")
     sweep(model, TOKENS, RefusalMetric(model, "w60"), cells, audited=False)
     return path
 
 
-@pytest.mark.parametrize("repeats", [1, 60, 500])
+@pytest.mark.parametrize("repeats", [1, 60])
 def test_every_sort_of_cell_is_recomputed(repeats: int, monkeypatch: pytest.MonkeyPatch):
     many = SORTS["attn_out", "single"] * repeats  # one sort may outnumber all others
     cells = [*many, *(cell for sort in SORTS.values() for cell in sort)]
@@ -195,7 +196,7 @@ def test_every_sort_of_cell_is_recomputed(repeats: int, monkeypatch: pytest.Monk
     assert set(zip(kinds, path, strict=True)) == SORTS.keys()
     drawn, on = sampled(TOKENS, cells)
     assert {(kinds[c], path[c]) for c in drawn} == SORTS.keys()
-    assert len(set(drawn)) == len(drawn) == len(on) == max(len(SORTS), min(8, len(cells) // 400))
+    assert len(set(drawn)) == len(drawn) == len(on) == len(SORTS)
 
 
 def test_cells_of_several_kinds_stand_for_all_of_them():

@@ -150,7 +150,7 @@ LINK = {"source": "L0.H1", "target": "metric", "kind": "final"}
         ("graphml", (' id="embed"', ""), "node 0 has no id"),
         ("graphml", ("<graphml", "<!DOCTYPE x [<!ENTITY a 'b'>]><graphml"), "declares a document type"),
         ("gexf", ('defaultedgetype="directed"', 'defaultedgetype="undirected"'), "directed and static"),
-        ("gexf", ('for="n0"', 'for="n99"'), "attribute 'n99' is not declared"),
+        ("gexf", ('for="0"', 'for="99"'), "attribute '99' is not declared"),
         ("gexf", ('kind="q"', 'kind="k"'), "its kind is 'q' and 'k'"),
         ("node-link", lambda d: d.update(directed=False), "a graph without directions"),
         ("node-link", lambda d: d.pop("directed"), "has no 'directed'"),

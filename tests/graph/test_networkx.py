@@ -111,6 +111,13 @@ def test_gephi_tells_parallel_edges_apart_by_their_kind():
     assert found == set(plain().edges)
 
 
+def test_gephi_lite_finds_the_columns_by_their_titles():
+    """It takes the id of a column for its title, unless the id is a number; ids stand once over both classes."""
+    root = ET.fromstring(FORMS["gexf"].write(plain(), "c"))  # noqa: S314  our own text
+    ids = [column.get("id") for column in root.iter("{http://gexf.net/1.3}attribute")]
+    assert ids == [str(number) for number in range(len(ids))]
+
+
 def test_graphml_of_networkx_is_read(tmp_path):
     graph = plain()
     nx.write_graphml_xml(graph, tmp_path / "nx.graphml")

@@ -24,6 +24,7 @@ from circuits.measure.blocks import BlockPatching
 from circuits.measure.heads import HeadPatching
 from circuits.measure.writes import Components
 from circuits.report import Section
+from circuits.report.circuit import write_page
 from circuits.result import Provenance
 from circuits.sites import Site
 
@@ -43,6 +44,7 @@ def tell(
     graph = build(nodes, provenance)
     for suffix in ("graphml", "json"):
         export(graph, out / f"circuit.{suffix}")
+    write_page(graph, out / "circuit.html", title=f"The circuit so far in {provenance.model}", size="noise_last")
     survive = int((nodes["noise_last_p"] <= 0.05).sum())
     return Chapter([
         Section(
@@ -52,7 +54,7 @@ def tell(
             {"graph": _drawing(nodes, provenance.caption)},
             "Left to right by layer; size: fraction of the metric moved by noising the component at the last position.",
             "Components whose effect does not survive the sweep-wide test (columns …_p: max-T over all cells of their sweep).",
-            "", nodes, ("Also written as circuit.graphml and circuit.json (node-link) beside this page.",),
+            "", nodes, files=("circuit.html", "circuit.graphml", "circuit.json"),
         )
     ])  # fmt: skip
 
@@ -99,7 +101,7 @@ def build(nodes: pd.DataFrame, provenance: Provenance) -> nx.DiGraph[str]:
     metric = pd.DataFrame([{"id": "metric", "label": provenance.metric}])
     edges = pd.DataFrame({
         "source": nodes["id"], "target": "metric", "kind": "writes", "effect": nodes["noise_last"],
-        "low": nodes["noise_last_low"], "high": nodes["noise_last_high"],
+        "low": nodes["noise_last_low"], "high": nodes["noise_last_high"], "p": nodes["noise_last_p"],
     })  # fmt: skip
     attributes: dict[str, str | int | float | bool] = {
         "model": provenance.model, "model_hash": provenance.model_hash, "pairs": provenance.pairs,

@@ -29,8 +29,9 @@ def write(graph: Graph, _stem: str = "") -> str:
     SubElement(meta, "description").text = json.dumps(graph.graph, ensure_ascii=False, allow_nan=False)
     body = SubElement(root, "graph", {"defaultedgetype": "directed", "mode": "static"})
     edges = [(u, v, {**values, _KEY: values["kind"]}) for u, v, values in graph.edges(data=True)]
-    mine = markup.columns((values for _, values in graph.nodes(data=True)), "n")
-    theirs = markup.columns((values for *_, values in edges), "e")
+    # ids of columns are numbers: Gephi Lite takes any other id for the column's title
+    mine = markup.columns(values for _, values in graph.nodes(data=True))
+    theirs = markup.columns((values for *_, values in edges), start=len(mine))
     for owner, columns in (("node", mine), ("edge", theirs)):
         declared = SubElement(body, "attributes", {"class": owner})
         for (name, kind), key in columns.items():

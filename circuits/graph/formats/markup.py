@@ -24,12 +24,12 @@ Columns = dict[tuple[str, str], str]
 """(attribute, type) -> the column's id in the file; an attribute of two types has two columns of one name."""
 
 
-def columns(owners: Iterable[Mapping[str, Scalar]], prefix: str) -> Columns:
-    """A column per attribute and type, in the order in which they are met."""
+def columns(owners: Iterable[Mapping[str, Scalar]], prefix: str = "", start: int = 0) -> Columns:
+    """A column per attribute and type, in the order in which they are met; ids are `prefix` and numbers from `start`."""
     found: Columns = {}
     for values in owners:
         for name, value in values.items():
-            found.setdefault((name, TYPES[type(value)]), f"{prefix}{len(found)}")
+            found.setdefault((name, TYPES[type(value)]), f"{prefix}{start + len(found)}")
     return found
 
 

@@ -134,8 +134,11 @@ class Interactions(Result):
             })
             for direction in DIRECTIONS for x, y in (("a", "b"), ("b", "a"))
         ]  # fmt: skip
+        order = [cell[0] for cell in self.cells[: self.n_components]]
+        shown = pd.concat(parts, ignore_index=True)
+        shown = shown.assign(a=pd.Categorical(shown["a"], order), b=pd.Categorical(shown["b"], order))
         return heatmap(
-            pd.concat(parts, ignore_index=True), x="b", y="a", value="mean", facet="direction", low="low", high="high",
+            shown, x="b", y="a", value="mean", facet="direction", low="low", high="high",
             marked="survives", title="Interaction: both together minus each alone", x_title="one component",
             y_title="the other", unit="share of the gap", quantile=1.0, caption=self.provenance.caption,
         )  # fmt: skip

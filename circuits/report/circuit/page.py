@@ -34,7 +34,7 @@ from circuits.report.circuit.levels import levels, opening
 from circuits.report.page import cell, embed
 from circuits.stats import ALPHA
 
-SCRIPTS: Final = ("words", "state", "drawing", "axes", "panel", "amount", "controls", "picture", "circuit")
+SCRIPTS: Final = ("words", "state", "looks", "drawing", "axes", "panel", "amount", "controls", "picture", "circuit")
 """The parts of the page's script, in the order in which they stand."""
 STATIC: Final = 100
 """Edges in the table that a reader without scripts sees."""

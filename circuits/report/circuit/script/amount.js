@@ -17,13 +17,15 @@ function alongSlider(n) {
 function read(n) {
   const { curve } = data;
   const said = ({ edges: k, faithfulness, low, high, null: by }) =>
-    `${number(faithfulness)}${low === null ? "" : ` ${interval(low, high)}`} at ${count(k, "edge")}${by === null ? "" : `, where the null keeps ${number(by)}`}`;
+    [number(faithfulness), low === null ? "" : interval(low, high), "at", count(k, "edge")].filter(Boolean).join(" ") +
+    (by === null ? "" : `, where the null keeps ${number(by)}`);
   const here = curve.filter((point) => point.edges === n).at(-1);
   if (here) return `faithfulness ${said(here)}`;
   const below = curve.filter((point) => point.edges < n).at(-1);
   const above = curve.find((point) => point.edges > n);
   const parts = [below && said(below), above && said(above)].filter(Boolean);
-  return `faithfulness was measured ${parts.length === 2 ? "on both sides: " : below ? "up to here: " : "from here on: "}${parts.join("; ")}`;
+  const where = parts.length === 2 ? "on both sides" : below ? "up to here" : "from here on";
+  return `faithfulness was measured ${where}: ${parts.join("; ")}`;
 }
 
 function drawCurve() {
@@ -47,15 +49,50 @@ function drawCurve() {
   picture.setAttribute("viewBox", `0 0 ${wide} ${TALL}`);
   picture.setAttribute("aria-label", `Faithfulness against the number of edges; ${read(levels[view.level].edges)}`);
   picture.replaceChildren(
-    ...[0, 0.5, 1].map((value) => svg("line", { class: "grid", x1: EDGE.left, x2: wide - EDGE.right, y1: y(value), y2: y(value) })),
-    ...(band.length ? [svg("polygon", { class: "band", points: line([...band.map((p) => [x(p.edges), y(p.high)]), ...band.toReversed().map((p) => [x(p.edges), y(p.low)])]) })] : []),
-    ...(nulls.length ? [svg("polyline", { class: "null", points: line(nulls.map((p) => [x(p.edges), y(p.null)])) })] : []),
+    ...[0, 0.5, 1].map((value) =>
+      svg("line", { class: "grid", x1: EDGE.left, x2: wide - EDGE.right, y1: y(value), y2: y(value) }),
+    ),
+    ...(band.length
+      ? [
+          svg("polygon", {
+            class: "band",
+            points: line([
+              ...band.map((p) => [x(p.edges), y(p.high)]),
+              ...band.toReversed().map((p) => [x(p.edges), y(p.low)]),
+            ]),
+          }),
+        ]
+      : []),
+    ...(nulls.length
+      ? [svg("polyline", { class: "null", points: line(nulls.map((p) => [x(p.edges), y(p.null)])) })]
+      : []),
     svg("polyline", { class: "curve", points: line(curve.map((p) => [x(p.edges), y(p.faithfulness)])) }),
-    ...curve.map((p) => svg("circle", { class: "point", cx: x(p.edges), cy: y(p.faithfulness), r: 2.6 }, svg("title", {}, read(p.edges)))),
+    ...curve.map((p) =>
+      svg("circle", { class: "point", cx: x(p.edges), cy: y(p.faithfulness), r: 2.6 }, svg("title", {}, read(p.edges))),
+    ),
     svg("line", { class: "now", x1: now, x2: now, y1: EDGE.top - 6, y2: TALL - EDGE.bottom + 4 }),
     svg("text", { class: "tick", x: EDGE.left + 2, y: EDGE.top + 11 }, "faithfulness; lines at 0, ½ and 1"),
-    ...(nulls.length ? [svg("text", { class: "tick", x: wide - EDGE.right - 7, y: y(nulls.at(-1).null) - 4, "text-anchor": "end" }, "null")] : []),
-    ...ticks.map((p) => svg("text", { class: "tick", x: x(p.edges), y: TALL - 5, "text-anchor": x(p.edges) > wide - 40 ? "end" : x(p.edges) < 40 ? "start" : "middle" }, p === ticks[0] ? count(p.edges, "edge") : p.edges.toLocaleString("en"))),
+    ...(nulls.length
+      ? [
+          svg(
+            "text",
+            { class: "tick", x: wide - EDGE.right - 7, y: y(nulls.at(-1).null) - 4, "text-anchor": "end" },
+            "null",
+          ),
+        ]
+      : []),
+    ...ticks.map((p) =>
+      svg(
+        "text",
+        {
+          class: "tick",
+          x: x(p.edges),
+          y: TALL - 5,
+          "text-anchor": x(p.edges) > wide - 40 ? "end" : x(p.edges) < 40 ? "start" : "middle",
+        },
+        p === ticks[0] ? count(p.edges, "edge") : p.edges.toLocaleString("en"),
+      ),
+    ),
   );
 }
 
@@ -64,8 +101,10 @@ function sentence(shown) {
   if (!edges.length) return "This graph has no edges.";
   const level = levels[view.level];
   const n = shown.filter(Boolean).length;
-  const at = level.threshold === null ? "all, also those without a measured effect" : `|effect| ≥ ${number(level.threshold)}`;
-  const whole = `of ${edges.length.toLocaleString("en")}${data.leftOut ? ` on the page (${data.leftOut.toLocaleString("en")} smaller ones were left out)` : ""}`;
+  const at =
+    level.threshold === null ? "all, also those without a measured effect" : `|effect| ≥ ${number(level.threshold)}`;
+  const missing = ` on the page (${data.leftOut.toLocaleString("en")} smaller ones were left out)`;
+  const whole = `of ${edges.length.toLocaleString("en")}${data.leftOut ? missing : ""}`;
   const of = view.isolated === null ? "" : ` around ${nodes[view.isolated].id}`;
   return `${count(n, "edge")} ${whole}${of}: ${at}.`;
 }
@@ -74,12 +113,17 @@ function tellAmount({ shown }) {
   const level = levels[view.level];
   const parts = [el("strong", {}, sentence(shown))];
   if (data.curve.length) {
-    parts.push(filtered() || view.isolated !== null
-      ? ` The curve is that of all ${count(level.edges, "edge")} above this threshold, not of the part shown.`
-      : ` ${read(level.edges).replace(/^f/, "F")}.`);
+    parts.push(
+      filtered() || view.isolated !== null
+        ? ` The curve is that of all ${count(level.edges, "edge")} above this threshold, not of the part shown.`
+        : ` ${read(level.edges).replace(/^f/, "F")}.`,
+    );
   }
   if (data.beyond) {
-    parts.push(` ${count(data.beyond, "point")} of the curve with more edges than the page holds ${data.beyond === 1 ? "is" : "are"} not drawn.`);
+    parts.push(
+      ` ${count(data.beyond, "point")} of the curve, with more edges than the page holds, ` +
+        `${data.beyond === 1 ? "is" : "are"} not drawn.`,
+    );
   }
   at("kept").replaceChildren(...parts);
   const slider = at("amount");

@@ -18,7 +18,10 @@ function fit() {
   const high = extent.bottom - extent.top;
   at("stage").style.minHeight = `${Math.min(900, 0.8 * (high + own) + PAD.top + PAD.bottom)}px`;
   cy.resize();
-  const [wide, tall] = [Math.max(cy.width() - PAD.left - PAD.right, 40), Math.max(cy.height() - PAD.top - PAD.bottom, 40)];
+  const [wide, tall] = [
+    Math.max(cy.width() - PAD.left - PAD.right, 40),
+    Math.max(cy.height() - PAD.top - PAD.bottom, 40),
+  ];
   const zoom = Math.min(wide / extent.right, tall / (high + own), 1.5);
   const across = Math.min(wide / zoom / extent.right, 3);
   const down = high ? Math.min((tall / zoom - own) / high, 3) : 1;
@@ -61,7 +64,8 @@ function placeAxes() {
 
 let waiting = false;
 cy.on("viewport", placeAxes);
-cy.on("zoom", () => { // names that stand out keep their size
+cy.on("zoom", () => {
+  // names that stand out keep their size
   if (waiting) return;
   waiting = true;
   requestAnimationFrame(() => {

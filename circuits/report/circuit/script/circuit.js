@@ -24,7 +24,8 @@ function sample(child) {
 
 function drawLegend() {
   const colours = ink();
-  const stroke = (colour, attributes = {}) => sample(svg("line", { x1: 1, x2: 27, y1: 7, y2: 7, stroke: colour, "stroke-width": 3, ...attributes }));
+  const stroke = (colour, attributes = {}) =>
+    sample(svg("line", { x1: 1, x2: 27, y1: 7, y2: 7, stroke: colour, "stroke-width": 3, ...attributes }));
   const items = [];
   const seenKinds = new Map(nodes.map((node) => [`${node.kind} ${node.group}`, node]));
   for (const { kind, group } of seenKinds.values()) {
@@ -32,18 +33,29 @@ function drawLegend() {
     items.push([sample(mark), group === kind ? kind : `${group} ${kind}`]);
   }
   if (nodes.some((node) => Object.keys(node.sure).length)) {
-    items.push([sample(svg("circle", { cx: 14, cy: 7, r: 5, fill: "none", stroke: colours.text, "stroke-width": 2.6 })), `ring: sure (p ≤ ${data.alpha}; without p, its own interval leaves out 0)`]);
+    items.push([
+      sample(svg("circle", { cx: 14, cy: 7, r: 5, fill: "none", stroke: colours.text, "stroke-width": 2.6 })),
+      `ring: sure (p ≤ ${data.alpha}; without p, its own interval leaves out 0)`,
+    ]);
   }
   if (view.size !== null && nodes.some((node) => sizeOf(node) === undefined && !ENDS.has(node.kind))) {
-    items.push([sample(svg("circle", { cx: 14, cy: 7, r: 5, fill: "none", stroke: colours.quiet, "stroke-dasharray": "3 2" })), `dashed: no ${view.size}`]);
+    items.push([
+      sample(svg("circle", { cx: 14, cy: 7, r: 5, fill: "none", stroke: colours.quiet, "stroke-dasharray": "3 2" })),
+      `dashed: no ${view.size}`,
+    ]);
   }
   if (edges.length) {
     items.push([stroke(colours.positive), "adds"], [stroke(colours.negative), "takes away, ends in a bar"]);
-    if (edges.some((edge) => edge.sure === false)) items.push([stroke(colours.positive, { opacity: 0.3 }), "faint: not sure"]);
+    if (edges.some((edge) => edge.sure === false))
+      items.push([stroke(colours.positive, { opacity: 0.3 }), "faint: not sure"]);
     for (const [kind, dash] of Object.entries(DASHES)) {
-      if (edges.some((edge) => edge.kind === kind)) items.push([stroke(colours.quiet, { "stroke-dasharray": dash.join(" ") }), kind]);
+      if (edges.some((edge) => edge.kind === kind))
+        items.push([stroke(colours.quiet, { "stroke-dasharray": dash.join(" ") }), kind]);
     }
-    items.push([sample(svg("path", { d: "M 1 7 L 27 4 L 27 10 Z", fill: colours.quiet })), `width: |effect|, up to ${number(widest)}`]);
+    items.push([
+      sample(svg("path", { d: "M 1 7 L 27 4 L 27 10 Z", fill: colours.quiet })),
+      `width: |effect|, up to ${number(widest)}`,
+    ]);
   }
   if (view.size !== null) items.push([null, `area: |${view.size}|; a ${MINUS} after a name marks a negative one`]);
   at("legend").replaceChildren(...items.map(([mark, text]) => el("li", {}, mark, text)));

@@ -19,7 +19,9 @@ function refresh(what = {}) {
 
 function litBy({ node, edge }) {
   if (edge !== undefined) return [edge];
-  return node === undefined || view.isolated !== null ? [] : [...into[node], ...outOf[node]].filter((i) => seen.shown[i]);
+  return node === undefined || view.isolated !== null
+    ? []
+    : [...into[node], ...outOf[node]].filter((i) => seen.shown[i]);
 }
 
 /** Point at something without changing what is shown. */
@@ -51,11 +53,18 @@ function activate(i) {
 /** What a screen reader says of a component. */
 function spoken(node, i) {
   const size = measured(node.has, data.measures.find((m) => m.name === view.size) ?? { name: "" });
-  const effect = size === null ? "" : `, ${size.name} ${number(size.value)} ${interval(size.low, size.high)} ${verdict(node.sure[view.size], size.p)}`;
-  return `${node.id}, ${node.group === node.kind ? node.kind : `${node.kind}, ${node.group}`}${effect}, ${count(into[i].length, "edge")} in, ${outOf[i].length} out`;
+  const parts = [node.id, node.kind, node.group === node.kind ? "" : node.group];
+  if (size !== null) {
+    const judged = verdict(node.sure[view.size], size.p);
+    parts.push([size.name, number(size.value), interval(size.low, size.high), judged].filter(Boolean).join(" "));
+  }
+  parts.push(`${count(into[i].length, "edge")} in`, `${outOf[i].length} out`);
+  return parts.filter(Boolean).join(", ");
 }
 
-at("options").append(...nodes.map((node, i) => el("li", { id: `option${i}`, role: "option", "aria-selected": "false" }, spoken(node, i))));
+at("options").append(
+  ...nodes.map((node, i) => el("li", { id: `option${i}`, role: "option", "aria-selected": "false" }, spoken(node, i))),
+);
 
 /** The nearest component in a direction, among those that are drawn in full. */
 function nearest(from, dx, dy) {
@@ -141,16 +150,26 @@ at("search").addEventListener("keydown", (event) => {
 document.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
 
 for (const kind of data.kinds) {
-  const box = el("input", { type: "checkbox", checked: true, value: kind, on: { change: () => {
-    if (box.checked) view.kinds.add(kind);
-    else view.kinds.delete(kind);
-    refresh();
-  } } });
+  const box = el("input", {
+    type: "checkbox",
+    checked: true,
+    value: kind,
+    on: {
+      change: () => {
+        if (box.checked) view.kinds.add(kind);
+        else view.kinds.delete(kind);
+        refresh();
+      },
+    },
+  });
   const n = edges.filter((edge) => edge.kind === kind).length;
   at("kinds").append(el("label", { class: "check" }, box, ` ${kind} `, el("span", { class: "quiet" }, String(n))));
 }
 at("kinds").hidden = !edges.length;
-for (const [id, name, there] of [["only-sure", "sure", edges.some((e) => e.sure !== null)], ["only-circuit", "chosen", edges.some((e) => e.has.in_circuit !== undefined)]]) {
+for (const [id, name, there] of [
+  ["only-sure", "sure", edges.some((e) => e.sure !== null)],
+  ["only-circuit", "chosen", edges.some((e) => e.has.in_circuit !== undefined)],
+]) {
   at(id).hidden = !there;
   at(name).addEventListener("change", () => {
     view[name] = at(name).checked;
@@ -161,12 +180,16 @@ at("reach").addEventListener("change", () => {
   view.reach = at("reach").value;
   refresh();
 });
-at("size").append(...data.measures.map(({ name }) => el("option", { value: name, selected: name === view.size }, name)));
+at("size").append(
+  ...data.measures.map(({ name }) => el("option", { value: name, selected: name === view.size }, name)),
+);
 at("sized").hidden = data.measures.length < 2;
 at("size").addEventListener("change", () => {
   view.size = at("size").value;
   restyle();
-  [...at("options").children].forEach((option, i) => { option.textContent = spoken(nodes[i], i); });
+  [...at("options").children].forEach((option, i) => {
+    option.textContent = spoken(nodes[i], i);
+  });
   refresh();
 });
 at("table").addEventListener("toggle", () => tabulate(seen));

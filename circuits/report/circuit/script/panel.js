@@ -6,10 +6,19 @@ const LISTED = 40;
 function bar({ value, low, high }, sure, reach, wide) {
   const x = (number) => (wide / 2) * (1 + 0.9 * Math.max(-1, Math.min(1, number / reach)));
   const whole = low !== undefined && high !== undefined;
-  return svg("svg", { class: `bar ${value < 0 ? "negative" : "positive"}${sure === false ? " unsure" : ""}`, viewBox: `0 0 ${wide} 14`, width: wide, height: 14, "aria-hidden": "true" },
+  return svg(
+    "svg",
+    {
+      class: `bar ${value < 0 ? "negative" : "positive"}${sure === false ? " unsure" : ""}`,
+      viewBox: `0 0 ${wide} 14`,
+      width: wide,
+      height: 14,
+      "aria-hidden": "true",
+    },
     svg("line", { class: "zero", x1: wide / 2, x2: wide / 2, y1: 0, y2: 14 }),
     whole ? svg("line", { class: "whisker", x1: x(low), x2: x(high), y1: 7, y2: 7 }) : null,
-    svg("circle", { cx: x(value), cy: 7, r: 3.2 }));
+    svg("circle", { cx: x(value), cy: 7, r: 3.2 }),
+  );
 }
 
 /** How a number was judged; an interval knows nothing of the other numbers that were looked at, a p-value may. */
@@ -23,18 +32,30 @@ function numbers(has, measures, sureOf) {
   const rows = measures.map((measure) => measured(has, measure)).filter((row) => row !== null);
   if (!rows.length) return el("p", { class: "quiet" }, "No number was measured here.");
   const reach = Math.max(...rows.flatMap(({ value, low, high }) => [value, low ?? 0, high ?? 0].map(Math.abs))) || 1;
-  return el("dl", { class: "numbers" }, ...rows.flatMap((row) => {
-    const sure = sureOf(row.name);
-    const judged = [row.p === undefined ? "" : `p ${number(row.p)}`, row.n === undefined ? "" : `n ${number(row.n)}`, verdict(sure, row.p)];
-    const below = judged.filter(Boolean).join(" · ");
-    return [el("dt", {}, el("span", {}, row.name), bar(row, sure, reach, 128)),
-      el("dd", {}, el("strong", {}, number(row.value)), " ", interval(row.low, row.high)),
-      below ? el("dd", { class: "quiet" }, below) : null].filter((part) => part !== null);
-  }));
+  return el(
+    "dl",
+    { class: "numbers" },
+    ...rows.flatMap((row) => {
+      const sure = sureOf(row.name);
+      const judged = [
+        row.p === undefined ? "" : `p ${number(row.p)}`,
+        row.n === undefined ? "" : `n ${number(row.n)}`,
+        verdict(sure, row.p),
+      ];
+      const below = judged.filter(Boolean).join(" · ");
+      return [
+        el("dt", {}, el("span", {}, row.name), bar(row, sure, reach, 128)),
+        el("dd", {}, el("strong", {}, number(row.value)), " ", interval(row.low, row.high)),
+        below ? el("dd", { class: "quiet" }, below) : null,
+      ].filter((part) => part !== null);
+    }),
+  );
 }
 
 function described(pairs) {
-  return pairs.length ? el("dl", { class: "more" }, ...pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, words(value))])) : null;
+  return pairs.length
+    ? el("dl", { class: "more" }, ...pairs.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, words(value))]))
+    : null;
 }
 
 function badge(group) {
@@ -54,11 +75,21 @@ function entry(i, ends) {
   const edge = edges[i];
   const effect = measured(edge.has, data.edgeMeasures.find((m) => m.name === "effect") ?? { name: "" });
   const lights = { focus: () => light([i]), mouseenter: () => light([i]) };
-  const buttons = ends.map((end) => el("button", { type: "button", class: "link", on: { click: () => visit(edge[end]), ...lights } }, ...broken(nodes[edge[end]].id)));
-  return el("tr", {},
+  const buttons = ends.map((end) =>
+    el(
+      "button",
+      { type: "button", class: "link", on: { click: () => visit(edge[end]), ...lights } },
+      ...broken(nodes[edge[end]].id),
+    ),
+  );
+  return el(
+    "tr",
+    {},
     el("td", {}, buttons[0], ...buttons.slice(1).flatMap((button) => [" → ", button])),
-    el("td", { class: "quiet" }, edge.kind), el("td", { class: "figure" }, number(edge.effect)),
-    el("td", { class: "graph" }, effect === null ? "" : bar(effect, edge.sure, reachOfAll, 46)));
+    el("td", { class: "quiet" }, edge.kind),
+    el("td", { class: "figure" }, number(edge.effect)),
+    el("td", { class: "graph" }, effect === null ? "" : bar(effect, edge.sure, reachOfAll, 46)),
+  );
 }
 
 /** Isolate a component from the panel; the button that was pressed is gone then, so the panel takes the focus. */
@@ -71,16 +102,23 @@ function listing(rows) {
   return el("table", { class: "edges" }, el("tbody", {}, ...rows));
 }
 
-const reachOfAll = Math.max(...edges.flatMap(({ has }) => [has.effect, has.low, has.high].map((v) => Math.abs(v ?? 0))), 0) || 1;
+const reachOfAll =
+  Math.max(...edges.flatMap(({ has }) => [has.effect, has.low, has.high].map((v) => Math.abs(v ?? 0))), 0) || 1;
 
 function listed(title, all, passing, end) {
   const shown = all.filter((i) => passing[i]);
   const hidden = all.length - shown.length;
   if (!all.length) return null;
   const below = hidden ? ` (${hidden} more not shown now)` : "";
-  return el("section", {}, el("h3", {}, `${title} ${shown.length}`, el("span", { class: "quiet" }, below)),
+  return el(
+    "section",
+    {},
+    el("h3", {}, `${title} ${shown.length}`, el("span", { class: "quiet" }, below)),
     listing(shown.slice(0, LISTED).map((i) => entry(i, [end]))),
-    shown.length > LISTED ? el("p", { class: "quiet" }, `and ${shown.length - LISTED} smaller ones; the table has all`) : null);
+    shown.length > LISTED
+      ? el("p", { class: "quiet" }, `and ${shown.length - LISTED} smaller ones; the table has all`)
+      : null,
+  );
 }
 
 function nodePanel(i, passing) {
@@ -88,8 +126,13 @@ function nodePanel(i, passing) {
   const kept = ["kind", "klass", "label"];
   return [
     el("h2", {}, node.id),
-    el("p", {}, badge(node.group), node.has.klass === undefined || node.group === node.kind ? "" : ` ${node.kind}`,
-      node.has.label === undefined ? "" : ` · ${node.has.label}`),
+    el(
+      "p",
+      {},
+      badge(node.group),
+      node.has.klass === undefined || node.group === node.kind ? "" : ` ${node.kind}`,
+      node.has.label === undefined ? "" : ` · ${node.has.label}`,
+    ),
     numbers(node.has, data.measures, (name) => node.sure[name]),
     described(rest(node.has, data.measures, kept)),
     listed("Fed by", into[i], passing, "source"),
@@ -108,13 +151,30 @@ function edgePanel(i) {
 }
 
 function overview(passing) {
-  const strongest = edges.map((_, i) => i).filter((i) => passing[i]).slice(0, 12);
+  const strongest = edges
+    .map((_, i) => i)
+    .filter((i) => passing[i])
+    .slice(0, 12);
   return [
     el("h2", {}, "The whole graph"),
-    el("p", {}, `${count(nodes.length, "component")}, ${count(data.total, "edge")}`,
-      data.leftOut ? `; the page holds the ${count(edges.length, "largest edge")}, ${data.leftOut.toLocaleString("en")} were left out` : "", "."),
-    strongest.length ? el("section", {}, el("h3", {}, "Strongest edges shown"),
-      listing(strongest.map((i) => entry(i, ["source", "target"])))) : null,
+    el(
+      "p",
+      {},
+      `${count(nodes.length, "component")}, ${count(data.total, "edge")}`,
+      data.leftOut
+        ? `; the page holds the largest ${edges.length.toLocaleString("en")}, the other ` +
+            `${data.leftOut.toLocaleString("en")} were left out`
+        : "",
+      ".",
+    ),
+    strongest.length
+      ? el(
+          "section",
+          {},
+          el("h3", {}, "Strongest edges shown"),
+          listing(strongest.map((i) => entry(i, ["source", "target"]))),
+        )
+      : null,
     described(data.facts.filter(([name]) => !["model", "pairs", "metric", "effect"].includes(name))),
   ];
 }
@@ -122,7 +182,8 @@ function overview(passing) {
 /** Show the numbers of `what`: {node}, {edge} or nothing for the isolated component or the whole. */
 function tell(what, { passing }) {
   const node = what.node ?? (what.edge === undefined ? view.isolated : null);
-  const parts = what.edge !== undefined ? edgePanel(what.edge) : node !== null ? nodePanel(node, passing) : overview(passing);
+  const parts =
+    what.edge !== undefined ? edgePanel(what.edge) : node !== null ? nodePanel(node, passing) : overview(passing);
   at("panel").replaceChildren(...parts.filter((part) => part !== null));
 }
 
@@ -134,13 +195,53 @@ function tabulate({ shown }) {
   if (!at("table").open) return;
   const there = COLUMNS.filter((name) => edges.some(({ has }) => has[name] !== undefined));
   const mine = edges.map((_, i) => i).filter((i) => shown[i]);
-  const more = mine.length > rowsShown ? el("button", { type: "button", id: "more", on: { click: () => {
-    rowsShown = Infinity;
-    refresh();
-  } } }, `show all ${mine.length}`) : null;
-  at("table").querySelector("div").replaceChildren(...[el("table", {},
-    el("thead", {}, el("tr", {}, ...["from", "kind", "to", ...there].map((name) => el("th", { scope: "col" }, name)))),
-    el("tbody", {}, ...mine.slice(0, rowsShown).map((i) => el("tr", {}, el("th", { scope: "row" }, nodes[edges[i].source].id),
-      el("td", {}, edges[i].kind), el("td", {}, nodes[edges[i].target].id),
-      ...there.map((name) => el("td", {}, number(edges[i].has[name]))))))), more].filter((part) => part !== null));
+  const more =
+    mine.length > rowsShown
+      ? el(
+          "button",
+          {
+            type: "button",
+            id: "more",
+            on: {
+              click: () => {
+                rowsShown = Infinity;
+                refresh();
+              },
+            },
+          },
+          `show all ${mine.length}`,
+        )
+      : null;
+  at("table")
+    .querySelector("div")
+    .replaceChildren(
+      ...[
+        el(
+          "table",
+          {},
+          el(
+            "thead",
+            {},
+            el("tr", {}, ...["from", "kind", "to", ...there].map((name) => el("th", { scope: "col" }, name))),
+          ),
+          el(
+            "tbody",
+            {},
+            ...mine
+              .slice(0, rowsShown)
+              .map((i) =>
+                el(
+                  "tr",
+                  {},
+                  el("th", { scope: "row" }, nodes[edges[i].source].id),
+                  el("td", {}, edges[i].kind),
+                  el("td", {}, nodes[edges[i].target].id),
+                  ...there.map((name) => el("td", {}, number(edges[i].has[name]))),
+                ),
+              ),
+          ),
+        ),
+        more,
+      ].filter((part) => part !== null),
+    );
 }

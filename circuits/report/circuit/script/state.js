@@ -1,4 +1,4 @@
-// What is shown: the threshold, the filters and the isolated component, and which edges and components follow from them.
+// What is shown: threshold, filters and isolated component, and which edges and components follow from them.
 
 const data = JSON.parse(at("data").textContent);
 const { nodes, edges, levels } = data;
@@ -25,10 +25,12 @@ edges.forEach((edge, i) => {
 /** Whether an edge passes the threshold and the filters. */
 function passes(edge) {
   const { threshold } = levels[view.level];
-  return (threshold === null || (edge.effect !== null && Math.abs(edge.effect) >= threshold))
-    && view.kinds.has(edge.kind)
-    && (!view.sure || edge.sure === true)
-    && (!view.chosen || edge.has.in_circuit === true);
+  return (
+    (threshold === null || (edge.effect !== null && Math.abs(edge.effect) >= threshold)) &&
+    view.kinds.has(edge.kind) &&
+    (!view.sure || edge.sure === true) &&
+    (!view.chosen || edge.has.in_circuit === true)
+  );
 }
 
 function filtered() {
@@ -76,7 +78,10 @@ function found() {
   const sought = view.query.trim().toLowerCase().split(/\s+/).filter(Boolean);
   if (!sought.length) return null;
   return nodes.map(({ id, group, kind, has }) => {
-    const text = [id, group, kind, has.label, has.position].filter((part) => part !== undefined).join(" ").toLowerCase();
+    const text = [id, group, kind, has.label, has.position]
+      .filter((part) => part !== undefined)
+      .join(" ")
+      .toLowerCase();
     return sought.every((word) => text.includes(word));
   });
 }
@@ -92,8 +97,12 @@ function measured(has, measure) {
   if (typeof has[measure.name] !== "number") return null;
   const part = (name) => (name === null ? undefined : has[name]);
   return {
-    name: measure.name, value: has[measure.name],
-    low: part(measure.low), high: part(measure.high), p: part(measure.p), n: part(measure.n),
+    name: measure.name,
+    value: has[measure.name],
+    low: part(measure.low),
+    high: part(measure.high),
+    p: part(measure.p),
+    n: part(measure.n),
   };
 }
 
