@@ -73,7 +73,7 @@ def test_the_graph_opens_again_and_holds_the_measured_effects(finished: Path):
     assert heads
     for name in heads:
         assert graph.nodes[name]["noise_last"] == pytest.approx(noised[name])
-        assert graph.edges[name, "metric"]["effect"] == pytest.approx(noised[name])
+        assert graph.edges[name, "metric", "writes"]["effect"] == pytest.approx(noised[name])
     assert "TinyStories" in graph.graph["model"]
 
 
