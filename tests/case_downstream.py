@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,14 @@ def measured() -> Real:
     return s, chosen, found, downstream.tell(s, found)
 
 
+def own(s: Setting, chosen: Any) -> Any:
+    """The same choice of layer and position with the direction that these pairs have there."""
+    clean, corrupt = downstream._residuals(s, chosen.layer, chosen.position)
+    candidates = chosen.candidates.clone()
+    candidates[chosen.layer, list(chosen.positions).index(chosen.position)] = (clean - corrupt).mean(0)
+    return replace(chosen, candidates=candidates)
+
+
 def check(chapter: Chapter) -> dict[str, Any]:
     """Sections in order with intervals in their tables, nothing undefined in words; the sections by id."""
     Report(
@@ -56,7 +65,7 @@ def check(chapter: Chapter) -> dict[str, Any]:
         assert s.contradicted_by
         assert s.table is not None
         assert len(s.table.columns) <= 12
-        ends = ("null_low", "null_high") if s.id == "null-space" else ("low", "high")  # no draw of pairs enters there
+        ends = ("share_low", "share_high") if s.id == "null-space" else ("low", "high")
         assert set(ends) <= set(s.table.columns)
         assert (s.table[ends[0]].dropna() <= s.table[ends[1]].dropna()).all()
     assert not {"nan", "inf", "None"} & set(re.findall(r"[A-Za-z]+", words))

@@ -36,7 +36,7 @@ from circuits.model.value_path import output_path
 from circuits.prompts.align import TokenPairs
 from circuits.result import Result
 from circuits.sites import Site, head
-from circuits.stats import max_t
+from circuits.stats import ALPHA, max_t
 from circuits.tables import KINDS, SIDES, provenance
 
 if TYPE_CHECKING:
@@ -128,10 +128,13 @@ class LogitAttribution(Result):
         """Share of each head, clean − corrupt; dots: p ≤ 0.05 over all heads, and outside what random directions have."""
         table = self.heads_summary()
         beyond = (table["mean"] < table["null_low"]) | (table["mean"] > table["null_high"])
+        marked = (table["p"] <= ALPHA) & beyond
+        dots = f"● p ≤ {ALPHA:g} over all {len(table)} heads, and outside 95 % of random directions: {int(marked.sum())}"
         return heatmap(
-            table.assign(survives=(table["p"] <= 0.05) & beyond), x="head", y="layer", value="mean", low="low", high="high",
+            table.assign(survives=marked), x="head", y="layer", value="mean", low="low", high="high",
             marked="survives", title="Direct logit attribution by head, clean − corrupt, last position",
-            x_title="head", y_title="layer", unit=self._unit, quantile=1.0, caption=self.provenance.caption,
+            x_title="head", y_title="layer", unit=self._unit, quantile=1.0,
+            caption=f"{self.provenance.caption} · {dots}",
         )  # fmt: skip
 
     def _difference(self, frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

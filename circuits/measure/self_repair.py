@@ -79,7 +79,7 @@ class SelfRepair(Result):
         table = summary(self.to_frame(), by, value, clusters=self.clusters)
         null = _of(value, self.null_intact, self.null_ablated, self.typical)
         drawn = _mean_of_defined(null.double().numpy())  # [direction, side, layer, depth]
-        at = (table["side"].map(list(SIDES).index).to_numpy(), *(table[axis].to_numpy() for axis in by[1:]))
+        at = (table["side"].map(list(SIDES).index).to_numpy(int), *(table[axis].to_numpy(int) for axis in by[1:]))
         spread = {name: _quantile(drawn, q)[at] for name, q in _RANGE.items()}
         return table.assign(undefined=self.intact.shape[1] - table["n"], **spread)
 

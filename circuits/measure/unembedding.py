@@ -60,6 +60,8 @@ class UnembeddingOverlap(Result):
     extremes: int
     resolution: float
     """Singular values below this share of the largest are not resolved."""
+    pair_share: Float[Tensor, "2 pair d_model"] | None = None
+    """Each member's part in `share`, where the direction is the mean of members: their mean is corrected for noise."""
 
     def to_frame(self) -> pd.DataFrame:
         """One row per form and extreme token: rank (1 at the top, −1 at the bottom), id, token, cosine, p.
@@ -115,6 +117,18 @@ class UnembeddingOverlap(Result):
         }  # fmt: skip
         return long_frame({"form": list(FORMS), "k": k.tolist()}, columns)
 
+    def shares_frame(self) -> pd.DataFrame:
+        """One row per member (`pair`), form and k: its part in `share`, n share(all) − (n − 1) share(all but this one).
+
+        Their mean is the share corrected for the noise of a mean of few (jackknife), their spread what the members make
+        of it. Raises UndefinedError where the direction was not given as the mean of at least two members.
+        """
+        if self.pair_share is None:
+            raise UndefinedError("give the vectors whose mean the direction is: compare_unembedding(…, members=…)")
+        _, n_pairs, size = self.pair_share.shape
+        axes = {"form": list(FORMS), "pair": list(range(n_pairs)), "k": list(range(1, size + 1))}
+        return long_frame(axes, {"share": self.pair_share.double().numpy()})
+
     def figure(self) -> go.Figure:
         """Histogram of the cosines with all tokens, beside what a random direction has and the largest it reaches."""
         import pandas as pd
@@ -165,11 +179,13 @@ class UnembeddingOverlap(Result):
 
 
 def compare_unembedding(
-    model: Model, direction: Float[Tensor, " d_model"], *, extremes: int = 10, null_draws: int = 200, seed: int = 0
-) -> UnembeddingOverlap:
+    model: Model, direction: Float[Tensor, " d_model"], *, members: Float[Tensor, "pair d_model"] | None = None,
+    extremes: int = 10, null_draws: int = 200, seed: int = 0,
+) -> UnembeddingOverlap:  # fmt: skip
     """Compare a direction of the residual stream with the unembedding. No prompt is run; memory does not grow with tokens.
 
-    Raises UndefinedError for a direction of norm zero, SiteError for one of another size or for no extremes.
+    `members` are the vectors whose mean the direction is, for intervals over them. Raises UndefinedError for a direction
+    of norm zero, SiteError for one of another size, for no extremes, and for members of which it is not the mean.
     """
     d_model = model.shape.d_model
     if direction.shape != (d_model,) or not 1 <= extremes <= model.shape.d_vocab:
@@ -180,6 +196,8 @@ def compare_unembedding(
     v = direction.detach().double().cpu()
     if not (v.isfinite().all() and v.norm() > 1e-8):
         raise UndefinedError(f"a direction of norm {v.norm():.1e} has no cosine with anything; choose another")
+    if members is not None and not torch.allclose(members.double().cpu().mean(0), v, rtol=1e-3, atol=1e-5 * v.norm().item()):
+        raise SiteError("the direction is not the mean of these members; intervals over them would be of another direction")
     # any vector with a length will do: only what the norm does apart from its scale is used
     norm = freeze_norm(model.parts.ln_final, torch.linspace(-1, 2, d_model).to(model.device, model.dtype))
     random = random_directions(null_draws, d_model, seed=seed).double()
@@ -196,7 +214,9 @@ def compare_unembedding(
     cosine = torch.cat(cosines, 1).float()
     if cosine.isnan().all(1).any():
         raise UndefinedError(f"{model.name}: every row of the unembedding is zero")
-    values, shares = zip(*(_spectrum(g, v) for g in (_folded(gram.cpu(), norm), gram.cpu())), strict=True)
+    left_out = _but_one(v, members)
+    values, shares = zip(*(_spectrum(g, left_out) for g in (_folded(gram.cpu(), norm), gram.cpu())), strict=True)
+    share, others, n = torch.stack(shares)[:, 0], torch.stack(shares)[:, 1:], len(left_out) - 1
     shown = sorted({token for row in cosine for _, token in _ends(row, extremes)})
     return UnembeddingOverlap(
         provenance=Provenance(
@@ -204,7 +224,8 @@ def compare_unembedding(
             device=str(model.device), pairs="no prompts", metric="",
         ),
         cosine=cosine, null_cosine=largest.float(), singular_values=torch.stack(values).float(),
-        share=torch.stack(shares).float(), extremes=extremes, resolution=float(np.sqrt(d_model * np.finfo(float).eps)),
+        share=share.float(), pair_share=(n * share[:, None] - (n - 1) * others).float() if n else None,
+        extremes=extremes, resolution=float(np.sqrt(d_model * np.finfo(float).eps)),
         extreme_tokens={i: repr(model.tokenizer.convert_ids_to_tokens(i)) for i in shown},
     )  # fmt: skip
 
@@ -220,11 +241,21 @@ def _folded(gram: Float[Tensor, "size size"], norm: FrozenNorm) -> Float[Tensor,
     return norm.transposed(norm.transposed(gram).T).T
 
 
-def _spectrum(gram: Float[Tensor, "size size"], v: Float[Tensor, " size"]) -> tuple[Tensor, Tensor]:
-    """Singular values, smallest first, and the cumulative share of ‖v‖² in their right-singular vectors."""
+def _but_one(
+    v: Float[Tensor, " size"], members: Float[Tensor, "pair size"] | None
+) -> Float[Tensor, "row size"]:
+    """The direction, then the mean of all members but each one; without members, or with one, the direction alone."""
+    if members is None or len(members) < 2:
+        return v[None]
+    d = members.detach().double().cpu()
+    return torch.cat([v[None], (d.sum(0) - d) / (len(d) - 1)])
+
+
+def _spectrum(gram: Float[Tensor, "size size"], v: Float[Tensor, "row size"]) -> tuple[Tensor, Tensor]:
+    """Singular values, smallest first, and the cumulative share of each ‖v‖² in their right-singular vectors."""
     eigenvalues, vectors = torch.linalg.eigh(gram)
     inside = (v @ vectors) ** 2
-    return eigenvalues.clamp(min=0).sqrt(), (inside / inside.sum()).cumsum(0)
+    return eigenvalues.clamp(min=0).sqrt(), (inside / inside.sum(-1, keepdim=True)).cumsum(-1)
 
 
 def _ends(cosine: Float[Tensor, " d_vocab"], n: int) -> list[tuple[int, int]]:

@@ -83,12 +83,16 @@ def pulled_back(norm: FrozenNorm, v: Float[Tensor, "... d_model"]) -> Float[Tens
 
 def output_path(model: Model, layer: int) -> OutputPath:
     """W_O by head, its bias and the post-norm. Raises SiteError for a layer the model lacks."""
+    w_o, b_o = _weights(model.parts.locate(Site("z", layer)).module)
+    return OutputPath(w_o.unflatten(0, (model.shape.n_heads, -1)), b_o, post_norm(model, layer))
+
+
+def post_norm(model: Model, layer: int) -> nn.Module | None:
+    """The norm between the heads' products and the residual stream; None where they are added as they are."""
     projection = model.parts.locate(Site("z", layer)).module
-    w_o, b_o = _weights(projection)
     written = model.parts.locate(Site("attn_out", layer)).module
     # attention holds its own projection; where a post-norm stands after it, that is what writes
-    inside = any(module is projection for module in written.modules())
-    return OutputPath(w_o.unflatten(0, (model.shape.n_heads, -1)), b_o, None if inside else written)
+    return None if any(module is projection for module in written.modules()) else written
 
 
 def value_path(model: Model, layer: int) -> ValuePath:

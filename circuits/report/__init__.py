@@ -10,6 +10,7 @@ and SVG. Numbers published elsewhere are shown in grey beside ours, as a referen
 
 from circuits.report.contents import Completion, Report, Section, Verdict
 from circuits.report.folder import write
+from circuits.report.stills import Stills
 from circuits.report.terminal import verdict_table
 
-__all__ = ["Completion", "Report", "Section", "Verdict", "verdict_table", "write"]
+__all__ = ["Completion", "Report", "Section", "Stills", "Verdict", "verdict_table", "write"]

@@ -22,24 +22,28 @@ from circuits.report.contents import Report
 _log = logging.getLogger(__name__)
 
 
-def write(report: Report, folder: str | Path, *, images: Literal["auto", "never"] = "auto") -> Path:
+def write(
+    report: Report, folder: str | Path, *, images: Literal["auto", "never"] = "auto", begun: stills.Stills | None = None
+) -> Path:
     """Write `report` to `folder` and return the path of its index.html.
 
     Files of an earlier report in the same folder are replaced, and those no longer needed removed; other
-    files stay. What happened to the still images is logged and stands on the page and in manifest.json under
-    `images`. Raises OutputError before anything is drawn when names clash or the folder cannot be written.
+    files stay. `begun` is what is drawing still images of this report in its `figures` folder already. What happened
+    to them is logged and stands on the page and in manifest.json under `images`. Raises OutputError before anything
+    is drawn when names clash or the folder cannot be written.
     """
     report.check()
     root = Path(folder)
-    _prepare(root)
+    _prepare(root, begun.names if begun is not None else set())
     try:
-        return _write(report, root, images)
+        with begun or stills.Stills(root / "figures") as drawing:
+            return _write(report, root, None if images == "never" else drawing)
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"cannot finish {root}: {reason}; make room or choose another folder") from error
 
 
-def _prepare(root: Path) -> None:
+def _prepare(root: Path, begun: set[str]) -> None:
     """Make the folder, prove that it can be written to, and clear what an earlier report left."""
     probe = root / ".writing"
     try:
@@ -48,7 +52,8 @@ def _prepare(root: Path) -> None:
         probe.write_text("", encoding="utf-8")
         probe.unlink()
         for old in _earlier(root):
-            old.unlink(missing_ok=True)
+            if old.stem not in begun:
+                old.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"cannot write {root}: {reason}; choose another folder") from error
@@ -64,7 +69,7 @@ def _earlier(root: Path) -> list[Path]:
     return [p for p in paths if p.parent in (root / "figures", root / "tables") and p.is_file()]
 
 
-def _write(report: Report, root: Path, images: Literal["auto", "never"]) -> Path:
+def _write(report: Report, root: Path, drawing: stills.Stills | None) -> Path:
     from plotly.offline import get_plotlyjs
 
     written = ["index.html", "plotly.min.js"]
@@ -75,7 +80,10 @@ def _write(report: Report, root: Path, images: Literal["auto", "never"]) -> Path
             tables[section.id] = f"tables/{section.id}.csv"
             section.table.to_csv(root / tables[section.id], index=False)
     figures = {name: figure for section in report.sections for name, figure in section.figures.items()}
-    line = "still images: not asked for" if images == "never" else stills.draw(figures, root / "figures")
+    line = "still images: not asked for"
+    if drawing is not None:
+        drawing.add(figures)
+        line = drawing.finish()
     _log.info(line)
     plots: dict[str, page.Plot] = {}
     for name, figure in figures.items():

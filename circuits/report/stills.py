@@ -11,40 +11,102 @@ import asyncio
 import importlib.util
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from queue import Queue
+from typing import Any, final
 
 import plotly.graph_objects as go
 
 FORMATS = ("png", "svg")
 _WIDTH = 1000
+Batches = Queue[list[dict[str, Any]] | None]
+"""Figures as they come; None when there will be no more."""
+
+
+@final
+class Stills:
+    """Pictures drawn by one browser while other work goes on.
+
+        with Stills(folder) as stills:
+            stills.add(figures)          # as soon as there are some
+            ...
+            line = stills.finish()       # waits for the rest; says what was written or why not
+
+    Gives up when nothing has been drawn `start` seconds after the browser was asked for, or `limit` seconds after
+    `finish` was called.
+    """
+
+    def __init__(self, folder: Path, *, start: float = 25.0, limit: float = 180.0) -> None:
+        self._folder, self._start, self._limit = folder, start, limit
+        self._missing = ""
+        self._jobs: list[dict[str, Any]] = []
+        self._batches: Batches = Queue()
+        self._outcome: list[str] = []
+        self._worker: threading.Thread | None = None
+        self._began = 0.0
+
+    def __enter__(self) -> Stills:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing; what waits to be drawn is let go."""
+        while not self._batches.empty():
+            self._batches.get_nowait()
+        self._batches.put(None)
+
+    @property
+    def names(self) -> set[str]:
+        """Of the figures asked for so far."""
+        return {Path(job["path"]).stem for job in self._jobs}
+
+    def add(self, figures: Mapping[str, go.Figure]) -> None:
+        """Ask for `NAME.png` and `NAME.svg` of each figure; one that was asked for is not drawn again."""
+        known = self.names
+        new = [_job(n, f, self._folder, kind) for n, f in figures.items() if n not in known for kind in FORMATS]
+        if not new:
+            return
+        self._jobs += new
+        self._missing = self._missing or _missing()
+        if self._missing:
+            return
+        for job in new:
+            Path(job["path"]).unlink(missing_ok=True)  # an earlier picture is not this one
+        self._batches.put(new)
+        if self._worker is None:
+            self._began = time.monotonic()
+            self._worker = threading.Thread(target=_run, args=(self._batches, self._outcome), daemon=True)
+            self._worker.start()
+
+    def finish(self) -> str:
+        """Wait until everything is drawn; returns one line on what was written or why not."""
+        if not self._jobs:
+            return "no figures"
+        if self._worker is None:
+            return self._missing
+        self._batches.put(None)
+        self._worker.join(max(0.0, self._began + self._start - time.monotonic()))
+        if self._written:
+            self._worker.join(self._limit)
+        written, wanted = self._written, len(self._jobs)
+        if not self._outcome:
+            waited = self._limit if written else self._start
+            return f"still images: {written} of {wanted}; gave up on the browser after {waited:.0f} s"
+        if written < wanted:
+            return f"still images: {written} of {wanted}; {self._outcome[0] or 'the browser drew no more'}"
+        return f"still images: {written} (PNG and SVG)"
+
+    @property
+    def _written(self) -> int:
+        return sum(Path(job["path"]).is_file() for job in self._jobs)
 
 
 def draw(figures: Mapping[str, go.Figure], folder: Path, *, start: float = 25.0, limit: float = 180.0) -> str:
-    """Write `NAME.png` and `NAME.svg` for each figure; returns one line on what was written or why not.
-
-    Gives up when nothing has been drawn `start` seconds after the browser was asked for, or after `limit`.
-    """
-    if not figures:
-        return "no figures"
-    missing = _missing()
-    if missing:
-        return missing
-    jobs = [_job(name, figure, folder, kind) for name, figure in figures.items() for kind in FORMATS]
-    outcome: list[str] = []
-    worker = threading.Thread(target=_run, args=(jobs, outcome), daemon=True)
-    worker.start()
-    worker.join(start)
-    if any(Path(job["path"]).is_file() for job in jobs):
-        worker.join(max(0.0, limit - start))
-    written = sum(Path(job["path"]).is_file() for job in jobs)
-    if not outcome:
-        waited = limit if written else start
-        return f"still images: {written} of {len(jobs)}; gave up on the browser after {waited:.0f} s"
-    if written < len(jobs):
-        return f"still images: {written} of {len(jobs)}; {outcome[0] or 'the browser drew no more'}"
-    return f"still images: {written} (PNG and SVG)"
+    """Write `NAME.png` and `NAME.svg` for each figure; returns one line on what was written or why not."""
+    with Stills(folder, start=start, limit=limit) as stills:
+        stills.add(figures)
+        return stills.finish()
 
 
 def _missing() -> str:
@@ -78,21 +140,31 @@ def _job(name: str, figure: go.Figure, folder: Path, kind: str) -> dict[str, Any
     }
 
 
-def _run(jobs: list[dict[str, Any]], outcome: list[str]) -> None:
+def _run(batches: Batches, outcome: list[str]) -> None:
     """Body of the worker thread: whatever goes wrong becomes one line."""
     try:
-        errors = asyncio.run(_draw_all(jobs))
+        errors = asyncio.run(_draw_all(batches))
         outcome.append("; ".join(sorted({_line(error) for error in errors})))
     except Exception as error:  # noqa: BLE001  a picture must never cost the report
         outcome.append(_line(error))
 
 
-async def _draw_all(jobs: Any) -> tuple[Exception, ...]:
+async def _draw_all(batches: Batches) -> tuple[Exception, ...]:
     import kaleido
 
+    errors: list[Exception] = []
     # mathjax=False: kaleido would otherwise fetch it from the network
     async with kaleido.Kaleido(n=1, timeout=30, mathjax=False) as browser:
-        return tuple(await browser.write_fig_from_object(jobs, cancel_on_error=False) or ())
+        while (jobs := await _next(batches)) is not None:
+            errors += await browser.write_fig_from_object(jobs, cancel_on_error=False) or ()
+    return tuple(errors)
+
+
+async def _next(batches: Batches) -> Any:
+    """The next figures to draw; None when there will be no more."""
+    while batches.empty():  # noqa: ASYNC110  waiting in a thread would keep the program from ending
+        await asyncio.sleep(0.05)
+    return batches.get_nowait()
 
 
 def _line(error: Exception) -> str:

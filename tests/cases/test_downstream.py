@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import small_models
 import torch
-from case_downstream import Real, check, measured
+from case_downstream import Real, check, measured, own
 from case_told import setting
 
 from circuits.cases.gemma_refusal.chapters import downstream
@@ -131,7 +131,7 @@ def test_what_lowers_the_metric_is_named_only_beyond_chance_and_random_direction
 def test_a_metric_that_is_not_linear_has_no_lens_and_the_rest_goes_on(real: Real, tmp_path: Path):
     s = setting(4, tmp_path)
     s = replace(s, metric=LogOdds(s.model, "I"))
-    chapter = downstream.tell(s, downstream.measure(s, replace(real[1], held_out=real[1].held_out[:4])))
+    chapter = downstream.tell(s, downstream.measure(s, own(s, replace(real[1], held_out=real[1].held_out[:4]))))
     sections = check(chapter)
     for anchor in ("lens", "attribution"):
         assert "not linear in the logits" in sections[anchor].claim
@@ -163,7 +163,7 @@ def test_four_pairs_have_intervals_and_no_p(tmp_path: Path):
 def test_one_pair_has_no_interval_and_no_held_out_direction(real: Real, tmp_path: Path):
     s = setting(1, tmp_path)
     alone = replace(real[1], held_out=torch.full((1, s.model.shape.d_model), torch.nan))
-    chapter = downstream.tell(s, downstream.measure(s, alone))
+    chapter = downstream.tell(s, downstream.measure(s, own(s, alone)))
     sections = {section.id: section for section in chapter.sections}
     assert sections["clamping"].claim.startswith("Not measured: one pair leaves no other")
     for section in sections.values():
@@ -200,7 +200,7 @@ def test_a_soft_cap_is_told(real: Real, tmp_path: Path):
     held_out = candidates[2].expand(tokens.n_pairs, -1)
     scores = dict.fromkeys(("bypass", "induce", "kl"), torch.zeros(4, 1))
     chosen = replace(real[1], candidates=candidates, positions=(-1,), layer=2, position=-1, held_out=held_out, **scores)
-    sections = check(downstream.tell(s, downstream.measure(s, chosen)))
+    sections = check(downstream.tell(s, downstream.measure(s, own(s, chosen))))
     assert "leave out the soft cap at ±3" in " ".join(sections["lens"].notes)
     assert "soft cap at ±3 is a term of its own" in " ".join(sections["attribution"].notes)
     assert "Logits are capped at ±3" in " ".join(sections["clamping"].notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,13 @@ def test_a_component_near_zero_is_undefined_and_counted():
     assert table.loc[("clean", 1, 4), "undefined"] == there["repaired"].isna().sum() >= 1
     assert table.loc[("clean", 1, 4), "n"] == there["repaired"].notna().sum() > 1
     assert table.loc[("clean", 1, 4), "mean"] == pytest.approx(there["repaired"].mean())
+
+
+def test_where_every_share_is_undefined_none_is_told(found: SelfRepair):
+    nowhere = replace(found, intact=torch.zeros_like(found.intact))
+    assert nowhere.to_frame()["recovered"].isna().all()
+    assert len(nowhere.to_summary("recovered")) == 0
+    assert len(nowhere.to_summary("difference")) > 0
 
 
 def test_ablated_elsewhere_nothing_is_removed_at_the_last_position():

@@ -173,3 +173,24 @@ def test_what_is_no_direction():
         compare_unembedding(model, torch.ones(31))
     with pytest.raises(UndefinedError, match="every row"):
         compare_unembedding(_with_unembedding(torch.zeros_like), V)
+
+
+def test_members_give_the_share_its_jackknife():
+    model, members = small_models.model("gemma"), torch.randn(6, 32, generator=torch.Generator().manual_seed(4)) + V
+    found = compare_unembedding(model, members.mean(0), members=members)
+    assert found.pair_share is not None
+    for i in (0, 5):
+        rest = compare_unembedding(model, members[torch.arange(6) != i].mean(0))
+        assert torch.allclose(found.pair_share[:, i], 6 * found.share - 5 * rest.share, atol=1e-4)
+    frame = found.shares_frame()
+    row = frame[(frame["pair"] == 5) & (frame["form"] == "raw") & (frame["k"] == 3)]
+    assert row["share"].item() == pytest.approx(found.pair_share[1, 5, 2].item())
+
+
+def test_shares_over_members_need_members_of_which_it_is_the_mean():
+    model, members = small_models.model("gemma"), torch.randn(6, 32, generator=torch.Generator().manual_seed(4))
+    with pytest.raises(SiteError, match="not the mean of these members"):
+        compare_unembedding(model, members[0], members=members)
+    alone = compare_unembedding(model, members[0], members=members[:1])
+    with pytest.raises(UndefinedError, match="members="):
+        alone.shares_frame()

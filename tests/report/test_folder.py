@@ -56,7 +56,7 @@ def test_a_forged_manifest_deletes_nothing_outside(report: Report, tmp_path: Pat
 def test_a_folder_that_cannot_be_written_is_said_first(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stills, "draw", lambda *_: pytest.fail("drew before checking"))
+    monkeypatch.setattr(stills.Stills, "add", lambda *_: pytest.fail("drew before checking"))
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"cannot write .*file.*choose another folder"):
         write(report, tmp_path / "file" / "out")
@@ -123,16 +123,67 @@ def test_a_browser_that_fails_or_hangs_costs_a_line(
 def test_stills_that_exist_are_linked(
     report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def paint(figures: dict[str, object], folder: Path) -> str:
+    def paint(_: stills.Stills, figures: dict[str, object]) -> None:
         for name in figures:
-            (folder / f"{name}.svg").write_text("<svg/>")
-        return "still images: 2"
+            (tmp_path / "figures" / f"{name}.svg").write_text("<svg/>")
 
-    monkeypatch.setattr(stills, "draw", paint)
+    monkeypatch.setattr(stills.Stills, "add", paint)
     page = write(report, tmp_path).read_text(encoding="utf-8")
     assert 'href="figures/heat.svg"' in page
     assert 'class="on-paper" src="figures/heat.svg"' in page
     assert "figures/heat.png" not in page
+
+
+def test_pictures_begun_before_the_report_are_its_own(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stills, "_missing", lambda: "")
+    write(report, tmp_path, images="never")
+    drawn: list[str] = []
+
+    def place(path: Path) -> None:
+        assert not path.exists(), "an earlier picture was left"
+        path.write_text("<svg/>")
+        drawn.append(path.name)
+
+    async def paint(batches: stills.Batches) -> tuple[Exception, ...]:
+        while (jobs := await stills._next(batches)) is not None:
+            for job in jobs:
+                place(Path(job["path"]))
+        return ()
+
+    monkeypatch.setattr(stills, "_draw_all", paint)
+    (tmp_path / "figures" / "heat.png").write_text("of an earlier report")
+    begun = stills.Stills(tmp_path / "figures")
+    begun.add({"heat": report.sections[0].figures["heat"]})
+    write(report, tmp_path, begun=begun)
+    assert drawn == ["heat.png", "heat.svg", "bars.png", "bars.svg"]
+    manifest = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["images"] == "still images: 4 (PNG and SVG)"
+    assert {"figures/heat.svg", "figures/bars.png"} <= set(manifest["files"])
+
+
+def test_drawing_that_is_left_ends(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stills, "_missing", lambda: "")
+
+    async def reads(batches: stills.Batches) -> tuple[Exception, ...]:
+        while await stills._next(batches) is not None:
+            pass
+        return ()
+
+    monkeypatch.setattr(stills, "_draw_all", reads)
+    begun = stills.Stills(tmp_path)
+
+    def fail() -> None:
+        with begun:
+            begun.add(report.sections[0].figures)
+            raise OutputError("something else")
+
+    with pytest.raises(OutputError, match="something else"):
+        fail()
+    assert begun._worker is not None
+    begun._worker.join(5)
+    assert not begun._worker.is_alive()
 
 
 @pytest.mark.skipif(bool(stills._missing()), reason="no browser to draw with")

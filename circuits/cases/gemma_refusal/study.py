@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,12 @@ import pandas as pd
 from circuits.case import Progress, writable
 from circuits.cases.gemma_refusal import graph
 from circuits.cases.gemma_refusal.chapters import behaviour, downstream, heads, repair, stages, together, upstream
-from circuits.cases.gemma_refusal.inputs import positions_line, setting
+from circuits.cases.gemma_refusal.inputs import Inputs, positions_line, setting
 from circuits.cases.gemma_refusal.rules.condition import NOTE, minus
-from circuits.cases.gemma_refusal.setting import Setting
+from circuits.cases.gemma_refusal.setting import Chapter, Setting
 from circuits.errors import OutputError
 from circuits.metrics import RefusalMetric
-from circuits.report import Report, verdict_table, write
+from circuits.report import Report, Stills, verdict_table, write
 from circuits.result import versions
 
 SHOWN = ("residual-denoise", "groups-noise", "heads-noise")
@@ -36,45 +37,60 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
     chapters = (behaviour, stages, heads, upstream, downstream, repair, together)
     progress.total = sum(chapter.STEPS for chapter in chapters)
 
-    acts = behaviour.measure(s)
-    where = stages.measure(s)
-    which = heads.measure(s)
-    before = upstream.measure(s, acts.chosen, which.classes, given.instructions, template=args.template)
-    after = downstream.measure(s, acts.chosen)
-    repaired = repair.measure(s, acts.chosen, which.single, where.blocks)
-    joint = together.measure(s, which.classes, which.single, where.blocks)
+    with Stills(writable(given.out / "figures")) as pictures:
+        told: list[Chapter] = []
 
-    told = (
-        behaviour.tell(s, acts), stages.tell(s, where), heads.tell(s, which), upstream.tell(s, before),
-        downstream.tell(s, after), repair.tell(s, repaired), together.tell(s, joint),
-        graph.tell(where.blocks, which.single, which.classes, acts.written, given.out),
-    )  # fmt: skip
+        def tell(chapter: Chapter) -> None:
+            """Its figures are drawn while the next chapter is measured."""
+            told.append(chapter)
+            if not args.no_images:
+                pictures.add({name: f for section in chapter.sections for name, f in section.figures.items()})
+
+        acts = behaviour.measure(s)
+        tell(behaviour.tell(s, acts))
+        where = stages.measure(s)
+        tell(stages.tell(s, where))
+        which = heads.measure(s)
+        tell(heads.tell(s, which))
+        before = upstream.measure(s, acts.chosen, which.classes, given.instructions, template=args.template)
+        tell(upstream.tell(s, before))
+        tell(downstream.tell(s, downstream.measure(s, acts.chosen)))
+        tell(repair.tell(s, repair.measure(s, acts.chosen, which.single, where.blocks)))
+        tell(together.tell(s, together.measure(s, which.classes, which.single, where.blocks)))
+        tell(graph.tell(where.blocks, which.single, which.classes, acts.written, given.out))
+        certificate = where.residual["denoise"].provenance.certificate
+        report = _report(s, given, args, told, certificate, time.perf_counter() - began)
+        index = write(report, given.out, images="never" if args.no_images else "auto", begun=pictures)
+    if args.figures:
+        _copy_stills(given.out / "figures", Path(args.figures))
+    progress.show("\n" + verdict_table(report.verdicts, NOTE) + "\n")
+    progress.say("graph", str(given.out / "circuit.graphml"))
+    return index
+
+
+def _report(
+    s: Setting, given: Inputs, args: argparse.Namespace, told: Sequence[Chapter], certificate: str, seconds: float
+) -> Report:
     verdicts = [verdict for chapter in told for verdict in chapter.verdicts]
     sections = [replace(part, claim=minus(part.claim)) for chapter in told for part in chapter.sections]
     if not isinstance(s.metric, RefusalMetric):  # the write-up's findings are about refusal and its metric
         sections = [replace(section, published="") for section in sections]
-    report = Report(
+    return Report(
         title=f"The refusal circuit in {s.model.name}" if args.pairs is None else f"The circuit behind {s.metric.name}",
         question="Which components carry the difference between the two prompts of each pair, and how?",
         model=s.model.title,
         model_note=NOT_GEMMA if s.model.origin == "bundled" else "",
         pairs=positions_line(s.tokens, given.pairs),
         metric=s.metric.name,
-        certificate=where.residual["denoise"].provenance.certificate,
+        certificate=certificate,
         verdicts=verdicts,
         verdict_note=NOTE,
         sections=sections,
         completions=[completion for chapter in told for completion in chapter.completions],
-        manifest=_manifest(args, s, time.perf_counter() - began),
-        steps=_steps(progress),
+        manifest=_manifest(args, s, seconds),
+        steps=_steps(s.progress),
         command=args.command,
     )
-    index = write(report, given.out, images="never" if args.no_images else "auto")
-    if args.figures:
-        _copy_stills(given.out / "figures", Path(args.figures))
-    progress.show("\n" + verdict_table(verdicts, NOTE) + "\n")
-    progress.say("graph", str(given.out / "circuit.graphml"))
-    return index
 
 
 def _steps(progress: Progress) -> pd.DataFrame:
@@ -95,7 +111,7 @@ def _manifest(args: argparse.Namespace, s: Setting, seconds: float) -> dict[str,
         "proved on load": proved,
         "pairs": f"{s.tokens.n_pairs} ({s.tokens.hash})",
         "seed": str(args.seed),
-        "seconds": f"{seconds:.1f} before drawing",
+        "seconds": f"{seconds:.1f} before the report was written",
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
 

@@ -77,7 +77,7 @@ def measure(s: Setting, chosen: DirectionChoice | Missing) -> Found:
     def unembed() -> UnembeddingOverlap:
         clean, corrupt = _residuals(s, chosen.layer, chosen.position)
         differences.append(clean - corrupt)
-        return compare_unembedding(s.model, chosen.direction, seed=s.seed)
+        return compare_unembedding(s.model, chosen.direction, members=differences[0], seed=s.seed)
 
     overlap = s.attempt("unembedding", unembed, lambda r: f"largest |cosine| {r.to_summary()['largest'][0]:.2f}")
     if not isinstance(overlap, Missing):

@@ -117,7 +117,12 @@ def null_space(found: Unembedded, title: str) -> Chapter:
     ks = [k for power in powers for k in (m * 10**power for m in _SWEPT) if k <= max(1, d_model // 2)]
     spectrum = overlap.spectrum_frame()
     swept = spectrum[spectrum["k"].isin(ks)].reset_index(drop=True)
-    swept = swept.assign(null_share=swept["null_mean"], **{n: np.sqrt(swept[n]) for n in ("null_low", "null_high")})
+    if overlap.pair_share is not None:
+        parts = overlap.shares_frame()
+        spread = summary(parts[parts["k"].isin(ks)], ["form", "k"], "share", clusters=found.clusters)
+        spread = spread.rename(columns={"mean": "share_corrected", "low": "share_low", "high": "share_high"})
+        swept = swept.merge(spread.drop(columns="n"), on=["form", "k"], how="left")
+    swept = swept.assign(**{n: np.sqrt(swept[n]) for n in ("null_low", "null_high")})
     k = min(_PUBLISHED_K, ks[-1])
     at = records(swept[(swept["form"] == "folded") & (swept["k"] == k)])[0]
     inside, low, high = at["norm_fraction"], at["null_low"], at["null_high"]
@@ -130,30 +135,26 @@ def null_space(found: Unembedded, title: str) -> Chapter:
         f"{flat} of the singular values are below 1 % of the largest, and the smallest is "
         f"{number(100 * (values[0] / values[-1]).item())} % of it."
     )
-    columns = [
-        "form",
-        "k",
-        "norm_fraction",
-        "null_low",
-        "null_high",
-        "share",
-        "null_share",
-        "p",
-        "singular_value",
-        "gap",
-    ]
+    columns = (
+        "form", "k", "norm_fraction", "null_low", "null_high", "share", "share_corrected", "share_low", "share_high",
+        "p", "singular_value", "gap",
+    )  # fmt: skip
     section = Section(
         "null-space", title, minus(claim),
         {"null-space": overlap.share_figure(), "null-space-spectrum": overlap.spectrum_figure()},
         "How much of the direction lies where the unembedding is smallest, by how many singular directions are counted; "
         "grey: 95 % of random directions. Only where singular values drop steeply is there a null space to hide in.",
         "More than random directions have in the first few singular directions.",
-        PUBLISHED["null-space"], swept[columns].rename(columns={"gap": "step_to_next"}),
+        PUBLISHED["null-space"], swept[[c for c in columns if c in swept]].rename(columns={"gap": "step_to_next"}),
         (
             (
                 "norm_fraction is a share of the norm, share of its square: 1 % of the square is 10 % of the norm. null_low, "
-                "null_high: the exact middle 95 % of random directions' norm_fraction; null_share: their mean share; p: for "
+                "null_high: the exact middle 95 % of random directions' norm_fraction; p: for "
                 "this k alone. The verdict counts all k of the table together."
+            ),
+            (
+                "share_corrected, share_low, share_high: the share over pairs (jackknife), corrected for the noise of a "
+                "direction estimated from few, and its 95 % interval."
             ),
             f"The pairs' spread alone gives a mean of as many {number(100 * found.noise)} % of the direction's squared norm.",
             "Where step_to_next, the relative step to the next singular value, is small, the subspace is cut arbitrarily.",

@@ -27,7 +27,7 @@ FRACTION: Final = (
     "Fraction recovered: 0 is the run patched into, 1 the run patched from, per pair and then averaged. Denoising patches "
     "clean activations into corrupt prompts, noising corrupt ones into clean prompts."
 )
-SURVIVING: Final = "p is adjusted for having looked at all cells of the sweep (max-T, signs of whole pairs flipped)."
+SURVIVING: Final = "p is adjusted for all cells of the sweep (max-T, signs of whole pairs, or templates, flipped)."
 
 
 @final

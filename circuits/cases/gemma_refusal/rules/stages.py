@@ -10,7 +10,8 @@ from circuits.cases.gemma_refusal.rules.condition import HALF, Condition, Rows, 
 from circuits.frames import cells
 from circuits.report import Verdict
 from circuits.sites import Site
-from circuits.stats import AmongLargest, Interval, MeanAbove, survival, wilson
+from circuits.stats import AmongLargest, Interval, MeanAbove, survival
+from circuits.stats import rate as rate_of
 
 SEPARATES = 0.9
 """AUROC from which a metric is called a classifier of refusal."""
@@ -37,7 +38,7 @@ def direction_removes(rates: Rows) -> Verdict:
 
     def rate(setting: str, side: Side) -> Condition:
         refused, clusters = rates.per_pair("refused", setting=setting, side="clean")
-        of = wilson(int(refused.sum()), len(refused))
+        of = rate_of(refused, clusters)
         again = condition(refused, "", side, HALF, clusters=clusters).share
         return Condition(f"refusal rate {setting}", of.estimate, of.low, of.high, side, HALF, again)
 

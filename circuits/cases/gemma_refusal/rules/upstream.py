@@ -12,7 +12,7 @@ import numpy.typing as npt
 from circuits.cases.gemma_refusal.rules.condition import HALF, Condition, Rows, Side, condition, minus, verdict
 from circuits.frames import cells
 from circuits.report import Verdict
-from circuits.stats import bootstrap_mean, rate
+from circuits.stats import mean_interval, rate
 from circuits.stats.paired import paired_change
 
 SAID: Final = "patching the direct heads changes what is said"
@@ -109,21 +109,21 @@ def matters_elsewhere(prompts: Rows) -> Verdict:
         _rate(here, "diverse harmful prompts refused", "at least", cell="baseline"),
         _rate(there, "harmless ones", "below", cell="baseline"),
     ]
-    metric = [rows.per_pair("metric", cell="baseline")[0] for rows in (here, there)]
-    of = [bootstrap_mean(values) for values in metric]
+    baseline = [rows.per_pair("metric", cell="baseline") for rows in (here, there)]
+    of = [mean_interval(values, clusters) for values, clusters in baseline]
     if not (all(c.holds for c in references) and of[0].low > of[1].high):
         apart = minus(f"{'; '.join(c.text for c in references)}; metric {of[0]} and {of[1]}")
         return Verdict(ELSEWHERE, "undecided", f"the two kinds of prompts are not told apart: {apart}", "transfer")
-    gaps = {"metric": metric[1].mean() - metric[0].mean(), "refused": references[1].mean - references[0].mean}
+    gaps = {"metric": of[1].estimate - of[0].estimate, "refused": references[1].mean - references[0].mean}
     conditions: list[Condition | None] = []
     drawn = here.frame[here.frame["null_of"] == "direct"]
     for value, name in (("metric", "share of the gap that the metric moves"), ("refused", "that refusals move")):
-        before, after = (here.per_pair(value, cell=cell)[0] for cell in ("baseline", "direct"))
+        (before, clusters), (after, _) = (here.per_pair(value, cell=cell) for cell in ("baseline", "direct"))
         random = (drawn.groupby("cell")[value].mean() - before.mean()) / gaps[value]
         bound = max(HALF, float(random.max())) if len(random) else HALF
-        found = condition((after - before) / gaps[value], name, "at least", bound)
+        found = condition((after - before) / gaps[value], name, "at least", bound, clusters=clusters)
         if value == "refused":  # where every prompt changed alike, a bootstrap would have no width
-            change = paired_change(before, after)
+            change = paired_change(before, after, clusters)
             low, high = sorted((change.low / gaps[value], change.high / gaps[value]))
             found = replace(found, low=low, high=high)
         conditions.append(found)
