@@ -30,6 +30,8 @@ R = TypeVar("R")
 
 _MALLOPT = {-3: 1 << 25, -1: 1 << 29}
 """glibc's M_MMAP_THRESHOLD (the largest it takes) and M_TRIM_THRESHOLD, in bytes."""
+_SMALL = 10_000_000
+"""Parameters below which a second thread costs more than it brings."""
 
 
 @final
@@ -167,6 +169,17 @@ def _reuse_memory() -> None:
         return
     for option, size in _MALLOPT.items():
         mallopt(option, size)
+
+
+def few_threads(n_parameters: int) -> None:
+    """Run a small model on one CPU thread, unless OMP_NUM_THREADS says how many: its products are too short to share.
+
+    Measured with 0.7 M parameters on 2 cores: a case takes two thirds of the time.
+    """
+    import torch
+
+    if n_parameters < _SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def _check_numbers(args: argparse.Namespace) -> None:

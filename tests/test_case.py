@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from circuits.case import Case, Progress, layer_groups, main, parser, writable
+from circuits.case import Case, Progress, few_threads, layer_groups, main, parser, writable
 from circuits.errors import CircuitError, OutputError, SiteError
 
 
@@ -90,3 +90,21 @@ def test_steps_are_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixtur
     assert out.startswith("1/2 first")
     assert out.rstrip().endswith("3 cells")
     assert set(progress.seconds) == {"first"}
+
+
+@pytest.mark.parametrize(("parameters", "asked", "threads"), [(10**6, None, 1), (10**6, "2", 2), (2 * 10**9, None, 2)])
+def test_a_small_model_runs_on_one_thread(
+    parameters: int, asked: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+):
+    import torch
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        few_threads(parameters)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

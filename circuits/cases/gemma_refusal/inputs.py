@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from circuits.case import Progress, layer_groups, writable
+from circuits.case import Progress, few_threads, layer_groups, writable
 from circuits.cases.gemma_refusal.setting import Setting
 from circuits.engine import baseline
 from circuits.errors import UndefinedError
@@ -38,6 +38,7 @@ def setting(args: argparse.Namespace, progress: Progress) -> tuple[Setting, Inpu
     asked = layer_groups(args)
     pairs = _pairs(args.pairs)
     model = load(args.model, dtype=args.dtype, device=args.device)
+    few_threads(sum(p.numel() for p in model.hf.parameters()))
     found = asked or thirds(model.shape.n_layers)
     groups = {name: model.check_layers(layers, f"group {name!r}") for name, layers in found.items()}
     progress.say("model", model.title)
