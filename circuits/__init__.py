@@ -13,6 +13,11 @@
     roles  = ct.classify_heads(model, tokens)                        # what it attends to
     resid.to_frame(); resid.figure(); resid.save("runs/mine")
 
+    screen = ct.screen_edges(model, tokens, metric)                  # which connections, by gradients
+    paths  = ct.patch_paths(model, tokens, metric, edges=screen.what[:100])                     # … exactly
+    found  = ct.Circuit.top_n(model, dict(zip(screen.what, screen.score.mean(0).tolist())), 200)
+    ct.evaluate(model, tokens, metric, found)                        # with all others cut
+
 Reading order of the package: errors, axes, sites · prompts, model, metrics, interventions · engine · measure · graph ·
 report · case, cases. Names are imported on first use: `import circuits` itself loads nothing heavy.
 """
@@ -24,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from circuits.engine import generate, mean_activations, resampled_activations, sweep
+    from circuits.engine.edges import Edge
     from circuits.errors import CircuitError
     from circuits.graph import component_graph, export, load_graph
     from circuits.interventions import Ablate, Add, Clamp, Patch, Rotate, ablate_everywhere
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from circuits.measure.attribution import attribute_logits
     from circuits.measure.behaviour import behaviour
     from circuits.measure.blocks import patch_blocks
+    from circuits.measure.circuit import Circuit, Scores, completeness, evaluate, minimality, sparsity_curve
     from circuits.measure.clamping import clamp_component
     from circuits.measure.directions import choose_direction
     from circuits.measure.groups import patch_groups
@@ -41,8 +48,10 @@ if TYPE_CHECKING:
     from circuits.measure.lens import logit_lens
     from circuits.measure.ov import ov_circuits
     from circuits.measure.patched_behaviour import patched_behaviour
+    from circuits.measure.paths import patch_paths
     from circuits.measure.repair_identity import decompose_repair
     from circuits.measure.residual import patch_residual
+    from circuits.measure.screens import exact_nodes, screen_edges, screen_nodes, verify
     from circuits.measure.self_repair import self_repair
     from circuits.measure.transfer import transfer
     from circuits.measure.unembedding import compare_unembedding
@@ -60,12 +69,14 @@ if TYPE_CHECKING:
         toy_refusal_pairs,
     )
     from circuits.refusal import is_refusal
+    from circuits.report.circuit import write_page
     from circuits.sites import Site, head, neuron, parse
 
 __version__ = "0.1.0"
 
 _HOME = {
     "circuits.engine": ("generate", "mean_activations", "resampled_activations", "sweep"),
+    "circuits.engine.edges": ("Edge",),
     "circuits.errors": ("CircuitError",),
     "circuits.graph": ("component_graph", "export", "load_graph"),
     "circuits.interventions": ("Ablate", "Add", "Clamp", "Patch", "Rotate", "ablate_everywhere"),
@@ -73,6 +84,7 @@ _HOME = {
     "circuits.measure.attribution": ("attribute_logits",),
     "circuits.measure.behaviour": ("behaviour",),
     "circuits.measure.blocks": ("patch_blocks",),
+    "circuits.measure.circuit": ("Circuit", "Scores", "completeness", "evaluate", "minimality", "sparsity_curve"),
     "circuits.measure.clamping": ("clamp_component",),
     "circuits.measure.directions": ("choose_direction",),
     "circuits.measure.groups": ("patch_groups",),
@@ -83,8 +95,10 @@ _HOME = {
     "circuits.measure.lens": ("logit_lens",),
     "circuits.measure.ov": ("ov_circuits",),
     "circuits.measure.patched_behaviour": ("patched_behaviour",),
+    "circuits.measure.paths": ("patch_paths",),
     "circuits.measure.repair_identity": ("decompose_repair",),
     "circuits.measure.residual": ("patch_residual",),
+    "circuits.measure.screens": ("exact_nodes", "screen_edges", "screen_nodes", "verify"),
     "circuits.measure.self_repair": ("self_repair",),
     "circuits.measure.transfer": ("transfer",),
     "circuits.measure.unembedding": ("compare_unembedding",),
@@ -96,6 +110,7 @@ _HOME = {
         "toy_refusal_pairs",
     ),
     "circuits.refusal": ("is_refusal",),
+    "circuits.report.circuit": ("write_page",),
     "circuits.sites": ("Site", "head", "neuron", "parse"),
 }  # fmt: skip
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
@@ -103,8 +118,10 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Ablate",
     "Add",
+    "Circuit",
     "CircuitError",
     "Clamp",
+    "Edge",
     "InstructionSet",
     "LogOdds",
     "LogitDifference",
@@ -114,6 +131,7 @@ __all__ = [
     "Patch",
     "RefusalMetric",
     "Rotate",
+    "Scores",
     "Site",
     "TokenPairs",
     "ablate_everywhere",
@@ -124,10 +142,13 @@ __all__ = [
     "clamp_component",
     "classify_heads",
     "compare_unembedding",
+    "completeness",
     "component_graph",
     "components",
     "decompose_repair",
     "diverse_instructions",
+    "evaluate",
+    "exact_nodes",
     "export",
     "filter_subjects",
     "generate",
@@ -139,6 +160,7 @@ __all__ = [
     "load_graph",
     "logit_lens",
     "mean_activations",
+    "minimality",
     "neuron",
     "ov_circuits",
     "parse",
@@ -146,14 +168,20 @@ __all__ = [
     "patch_groups",
     "patch_head_sets",
     "patch_heads",
+    "patch_paths",
     "patch_residual",
     "patched_behaviour",
     "refusal_subjects",
     "resampled_activations",
+    "screen_edges",
+    "screen_nodes",
     "self_repair",
+    "sparsity_curve",
     "sweep",
     "toy_refusal_pairs",
     "transfer",
+    "verify",
+    "write_page",
 ]
 
 

@@ -36,6 +36,8 @@ AXES: Final[dict[str, str]] = {
     "set": "a named set of heads",
     "setting": "a way of running the model: baseline, intervened, control",
     "side": "clean, then corrupt",
+    "sender": "what writes to the residual stream: the embedding, a head, a post-norm's own change, an MLP",
+    "receiver": "what reads it: a head's queries, a key/value head's keys or values, an MLP, the metric",
     "one": "an axis of length one",
     "candidate": "a direction candidate: one layer at one position",
 }

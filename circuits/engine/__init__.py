@@ -3,7 +3,8 @@
 Reading order: capture (one run, kept), edits and transform (what an intervention does to an activation), readout (metric
 at the last position), window and replay (resume that run at a layer and position), single and several (cells of one
 patch, and all others), sweep (a list of cells), audit (the certificate of a sweep, against the slow oracle), donors
-(means and other prompts' activations), read (activations under a cell), generate (completions under interventions).
+(means and other prompts' activations), read (activations under a cell), generate (completions under interventions),
+edges (what one component reads of another: paths patched, edges cut), gradients (of the metric, for screens).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     L8.H7          head 7 of block 8                     L8.resid_pre   the stream entering block 8
     L8.ATTN        what attention adds there             L9.F123        feature 123 read in block 9
-    L9.MLP         what the MLP adds                     embed, metric  the two ends
-    L8.H7@subject  the same head at one named position
+    L8.post-norm   what it adds beyond its heads         embed, metric  the two ends
+    L9.MLP         what the MLP adds                     L8.H7@subject  a head at one named position
 
 An id is written the same way in every format. A component with a name of its own says the rest in its attributes.
 """
@@ -23,6 +23,7 @@ KINDS: Final[dict[str, str]] = {
     "residual": "the residual stream at a point of a block (attribute `site`; resid_pre unless said)",
     "head": "one query head's output",
     "attn": "what all heads of a block add",
+    "norm": "what attention adds beyond its heads, where a norm after it has another scale than in the base run",
     "mlp": "what the MLP of a block adds",
     "feature": "a direction of a sparse autoencoder or transcoder (attribute `site`; resid_post unless said)",
     "error": "what a transcoder's features leave of its MLP's output",
@@ -37,11 +38,12 @@ _SITE_KINDS: Final[dict[SiteKind, str]] = {
     "z": "head", "attn_out": "attn", "mlp_out": "mlp",
 }  # fmt: skip
 _STEPS: Final = {"resid_pre": 0, "z": 2, "attn_out": 2, "resid_mid": 4, "mlp_out": 6, "resid_post": 8}
-"""In the order in which a block computes; a feature of a site comes one step after it. Heads and the attention they
-make up share a step: neither reads the other."""
-_FIXED: Final = {"head": "z", "attn": "attn_out", "mlp": "mlp_out", "error": "mlp_out"}
+"""In the order in which a block computes; a feature of a site comes one step after it. Heads, a post-norm and the attention
+that they make up share a step: none reads another."""
+_FIXED: Final = {"head": "z", "attn": "attn_out", "norm": "attn_out", "mlp": "mlp_out", "error": "mlp_out"}
 _DEFAULT: Final = {"residual": "resid_pre", "feature": "resid_post"}
 _FEATURE: Final = re.compile(r"^L(\d+)\.F(\d+)$", re.ASCII)
+_NORM: Final = re.compile(r"^L(\d+)\.post-norm$", re.ASCII)
 _LONGEST: Final = 24
 """Longer labels are names of their own: two numbers of nine digits are more than any model has."""
 _LAST: Final = 1 << 54  # after every block, whose numbers are at most 2^53
@@ -61,6 +63,9 @@ def read(name: str) -> dict[str, Scalar]:
     feature = _FEATURE.match(label)
     if feature and label == f"L{int(feature[1])}.F{int(feature[2])}":
         return said | {"kind": "feature", "layer": int(feature[1]), "feature": int(feature[2])}
+    norm = _NORM.match(label)
+    if norm and label == f"L{int(norm[1])}.post-norm":
+        return said | {"kind": "norm", "layer": int(norm[1])}
     try:
         site = parse(label)
     except SiteError:

@@ -9,6 +9,8 @@ patched_behaviour  and when components are patched?      transfer    do classes 
 head_writes which heads write the direction?             ov          from what, and which tokens?
 lens, attribution  who moves the metric directly?        unembedding which tokens does the direction speak to?
 clamping    what does the component's size do?           interaction do two components need or replace each other?
+screens     which components and edges, by gradients?    paths       which connection, exactly?
+circuit     do these edges carry it with all others cut? how few do?
 self_repair, repair_identity  what makes up for what was removed?
 
 Files here never import each other; what two share stands below, in `frames` and `tables`.

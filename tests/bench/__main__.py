@@ -27,6 +27,7 @@ import gpu
 import growth
 import memory
 import others
+import paths
 import sites
 import torch
 import tricks
@@ -48,6 +49,7 @@ def main() -> None:
         "tricks": lambda: tricks.measure(size),
         "growth": lambda: growth.measure(grown, **sampled),
         "others": lambda: others.measure(size, **sampled),
+        "paths": lambda: paths.measure(size, **sampled),
         "audit": lambda: certificate.measure(size, repeats=args.repeats + 1),
         "memory": lambda: memory.measure(large, dtype=args.dtype),
         "gpu": lambda: gpu.measure(large),

@@ -16,7 +16,17 @@ import pandas as pd
 
 from circuits.case import Progress, writable
 from circuits.cases.gemma_refusal import graph
-from circuits.cases.gemma_refusal.chapters import behaviour, downstream, heads, repair, stages, together, upstream
+from circuits.cases.gemma_refusal.chapters import (
+    behaviour,
+    connections,
+    connections_told,
+    downstream,
+    heads,
+    repair,
+    stages,
+    together,
+    upstream,
+)
 from circuits.cases.gemma_refusal.inputs import Inputs, positions_line, setting
 from circuits.cases.gemma_refusal.rules.condition import NOTE, minus
 from circuits.cases.gemma_refusal.setting import Chapter, Setting
@@ -34,7 +44,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
     """Run everything and return the report's index.html. Raises CircuitError for input that cannot be used."""
     began = time.perf_counter()
     s, given = setting(args, progress)
-    chapters = (behaviour, stages, heads, upstream, downstream, repair, together)
+    chapters = (behaviour, stages, heads, upstream, downstream, repair, together, connections)
     progress.total = sum(chapter.STEPS for chapter in chapters)
 
     with Stills(writable(given.out / "figures")) as pictures:
@@ -57,7 +67,9 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
         tell(downstream.tell(s, downstream.measure(s, acts.chosen)))
         tell(repair.tell(s, repair.measure(s, acts.chosen, which.single, where.blocks)))
         tell(together.tell(s, together.measure(s, which.classes, which.single, where.blocks)))
-        tell(graph.tell(where.blocks, which.single, which.classes, acts.written, given.out))
+        linked = connections.measure(s)
+        tell(connections_told.tell(linked))
+        tell(graph.tell(s, where.blocks, which.single, which.classes, acts.written, linked, given.out))
         certificate = where.residual["denoise"].provenance.certificate
         report = _report(s, given, args, told, certificate, time.perf_counter() - began)
         index = write(report, given.out, images="never" if args.no_images else "auto", begun=pictures)

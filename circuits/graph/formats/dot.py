@@ -22,7 +22,10 @@ from circuits.graph.assemble import Graph, Parts
 from circuits.graph.formats.form import Form
 from circuits.graph.scalars import Scalar, shorten
 
-_SHAPES: Final = {"head": "circle", "attn": "ellipse", "mlp": "box", "feature": "diamond", "metric": "doublecircle"}
+_SHAPES: Final = {
+    "head": "circle", "attn": "ellipse", "norm": "trapezium", "mlp": "box", "feature": "diamond",
+    "metric": "doublecircle",
+}  # fmt: skip
 _ADDS: Final = "#D55E00"
 _TAKES: Final = "#0072B2"
 _WIDEST: Final = 6.0

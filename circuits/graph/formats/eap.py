@@ -34,7 +34,7 @@ def write(graph: Graph, _stem: str = "") -> str:
     """The graph as EAP-IG reads it, and the whole of it beside that.
 
     EAP-IG's own part cannot carry classes, intervals, p-values or positions. Refused by name, since it would read
-    another circuit: nodes other than heads, MLPs, `embed` and `metric`, or at a position; edges other than q, k, v, mlp
+    another circuit: nodes other than heads, MLPs, `embed` and `metric` (a post-norm's own change too), or at a position; edges other than q, k, v, mlp
     and final; edges without `effect`, its score; a graph without n_layers, n_heads, d_model and parallel_attn_mlp.
     """
     return dump(_theirs(graph) | {KEPT: node_link.data(graph)})
@@ -50,10 +50,7 @@ def _theirs(graph: Graph) -> dict[str, Any]:
     for name, values in graph.nodes(data=True):
         spelled = _spelled(values)
         if spelled is None:
-            raise OutputError(
-                f"node {called(name)}: EAP-IG's format has heads, MLPs, the embedding and the logits, each once and at all "
-                "positions; leave it out, or choose another format"
-            )
+            raise OutputError(f"node {called(name)}: EAP-IG's format {_lacking(str(values['kind']))}")
         if spelled in names.values():
             raise OutputError(f"node {called(name)}: EAP-IG's format calls two nodes {spelled}; leave one out")
         names[name] = spelled
@@ -74,6 +71,17 @@ def _theirs(graph: Graph) -> dict[str, Any]:
         said = {"score": values["effect"], "in_graph": values.get("in_circuit", True)}
         edges[f"{names[source]}->{names[target]}{into}"] = said
     return {"cfg": {name: graph.graph[name] for name in _CFG}, "nodes": nodes, "edges": edges}
+
+
+def _lacking(kind: str) -> str:
+    if kind == "norm":
+        return (
+            "takes what heads add to be all that attention adds, and has no post-norm's own change; leave it and its edges out "
+            "(the other scores stay as they are, but no longer add up to the metric), or choose another format"
+        )
+    return (
+        "has heads, MLPs, the embedding and the logits, each once and at all positions; leave it out, or choose another format"
+    )
 
 
 def _spelled(values: dict[str, Any]) -> str | None:

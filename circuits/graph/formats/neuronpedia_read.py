@@ -24,12 +24,12 @@ from circuits.graph.scalars import scalars, shorten
 
 TYPES: Final = {
     "embedding": "embed", "residual stream": "residual", "attention head": "head", "attention block": "attn",
-    "mlp": "mlp", "sae feature": "feature", "cross layer transcoder": "feature", "mlp reconstruction error": "error",
+    "post-norm": "norm", "mlp": "mlp", "sae feature": "feature", "cross layer transcoder": "feature", "mlp reconstruction error": "error",
     "logit": "metric",
 }  # fmt: skip
 """`feature_type` -> our kind."""
 _ID: Final = re.compile(r"(\d{1,9})_(\d{1,9})_(\d{1,9})", re.ASCII)
-_OURS: Final = frozenset(("attention head", "attention block", "mlp", "residual stream", "sae feature"))
+_OURS: Final = frozenset(("attention head", "attention block", "post-norm", "mlp", "residual stream", "sae feature"))
 _TAKEN: Final = frozenset(("clerp", "feature", "layer"))
 
 

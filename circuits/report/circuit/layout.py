@@ -21,7 +21,10 @@ from circuits.report.circuit.contents import ENDS, Node
 
 ROLES: Final = ("subject", "post_subject", "last")
 """Named positions in the order of a prompt; other positions come between them, in the graph's order."""
-TITLES: Final = {"head": "heads", "attn": "attention", "mlp": "MLPs", "feature": "features", "error": "errors"}
+TITLES: Final = {
+    "head": "heads", "attn": "attention", "norm": "post-norms", "mlp": "MLPs", "feature": "features",
+    "error": "errors",
+}  # fmt: skip
 """Kind → title of its lane, where that is not its name."""
 _WINDOW: Final = (720.0, 440.0)
 """Width and height that a window of a common size leaves for the drawing, in CSS pixels."""
@@ -109,6 +112,7 @@ def label(node: Node, *, short: bool) -> str:
     text = node.id.rpartition("@")[0] if node.position is not None and "@" in node.id else node.id
     if short:
         text = text.removeprefix(f"L{node.place[0]}.")
+        text = "norm" if node.kind == "norm" and text == "post-norm" else text  # its lane says which
     longest = 7 if short else 14
     return text if len(text) <= longest else text[: longest - 1] + "…"
 

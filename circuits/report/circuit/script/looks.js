@@ -3,6 +3,7 @@
 const SHAPES = {
   head: "ellipse",
   attn: "hexagon",
+  norm: "pentagon",
   mlp: "rectangle",
   feature: "diamond",
   residual: "octagon",
