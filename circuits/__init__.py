@@ -14,7 +14,7 @@
     resid.to_frame(); resid.figure(); resid.save("runs/mine")
 
     screen = ct.screen_edges(model, tokens, metric)                  # which connections, by gradients
-    paths  = ct.patch_paths(model, tokens, metric, edges=screen.what[:100])                     # … exactly
+    paths  = ct.patch_paths(model, tokens, metric, edges=screen.top(100))     # … exactly
     found  = ct.Circuit.top_n(model, dict(zip(screen.what, screen.score.mean(0).tolist())), 200)
     ct.evaluate(model, tokens, metric, found)                        # with all others cut
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from circuits.measure.lens import logit_lens
     from circuits.measure.ov import ov_circuits
     from circuits.measure.patched_behaviour import patched_behaviour
-    from circuits.measure.paths import patch_paths
+    from circuits.measure.paths import exact_edges, patch_paths
     from circuits.measure.repair_identity import decompose_repair
     from circuits.measure.residual import patch_residual
     from circuits.measure.screens import exact_nodes, screen_edges, screen_nodes, verify
@@ -95,7 +95,7 @@ _HOME = {
     "circuits.measure.lens": ("logit_lens",),
     "circuits.measure.ov": ("ov_circuits",),
     "circuits.measure.patched_behaviour": ("patched_behaviour",),
-    "circuits.measure.paths": ("patch_paths",),
+    "circuits.measure.paths": ("exact_edges", "patch_paths"),
     "circuits.measure.repair_identity": ("decompose_repair",),
     "circuits.measure.residual": ("patch_residual",),
     "circuits.measure.screens": ("exact_nodes", "screen_edges", "screen_nodes", "verify"),
@@ -148,6 +148,7 @@ __all__ = [
     "decompose_repair",
     "diverse_instructions",
     "evaluate",
+    "exact_edges",
     "exact_nodes",
     "export",
     "filter_subjects",

@@ -11,7 +11,7 @@ import torch
 
 from circuits.engine.edges import METRIC, Edge, all_edges
 from circuits.errors import SiteError
-from circuits.measure.paths import Paths, patch_paths
+from circuits.measure.paths import Paths, exact_edges, patch_paths
 from circuits.metrics import LogitDifference, RefusalMetric
 from circuits.model import Model, load
 from circuits.organisms import planted
@@ -73,6 +73,16 @@ def test_planted_edges_are_found_and_no_others(known: Any, found: Paths):
         for e in truth.edges:
             i = at[e.sender, METRIC if e.receiver == "logits" else e.receiver, e.input]
             assert found.value[:, i].tolist() == pytest.approx(e.resample, abs=truth.tolerance), e
+
+
+def test_verify_is_given_the_change_along_each_edge(known: Any, found: Paths):
+    model, _ = known
+    exact = exact_edges(model, planted.pairs().tokenize(model), LogitDifference(model))
+    asked = [len(found.edges) - 1, 0, 40]
+    change = exact([Edge(*found.edges[i]) for i in asked])
+    torch.testing.assert_close(change, (found.value - found.base[:, None])[:, asked], rtol=0, atol=2e-5)
+    with pytest.raises(SiteError, match=r"L2\.H0 is no edge"):
+        exact(["L2.H0"])
 
 
 def test_the_summary_says_which_edges_survive(known: Any, found: Paths):

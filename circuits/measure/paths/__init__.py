@@ -15,7 +15,7 @@ Source: Wang et al., "Interpretability in the Wild"; Goldowsky-Dill et al., "Loc
 Reading order: `measure` (the verb), `result` (frames and the figure).
 """
 
-from circuits.measure.paths.measure import patch_paths
+from circuits.measure.paths.measure import exact_edges, patch_paths
 from circuits.measure.paths.result import Paths
 
-__all__ = ["Paths", "patch_paths"]
+__all__ = ["Paths", "exact_edges", "patch_paths"]

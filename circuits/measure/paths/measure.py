@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from jaxtyping import Float
+from torch import Tensor
 
 from circuits.engine.edges import Edge, all_edges
 from circuits.engine.edges.paths import along_paths
@@ -41,6 +44,26 @@ def patch_paths(  # noqa: PLR0913  which edges, and how they are patched
         edges=tuple((edge.sender, edge.receiver) for edge in chosen), kinds=tuple(edge.kind for edge in chosen),
         through=tuple(through), positions=str(positions), direction=direction,
     )  # fmt: skip
+
+
+def exact_edges(
+    model: Model, tokens: TokenPairs, metric: Metric, *, direction: Direction = "noise", max_memory: int | None = None
+) -> Callable[[Sequence[str | Edge]], Float[Tensor, "pair cell"]]:
+    """What `verify` asks of a screen of edges: the change of the metric along each, by `patch_paths`.
+
+    What it returns raises SiteError for a label that is no Edge.
+    """
+
+    def exact(edges: Sequence[str | Edge]) -> Float[Tensor, "pair cell"]:
+        chosen: list[Edge] = []
+        for edge in edges:
+            if isinstance(edge, str):
+                raise SiteError(f"{edge} is no edge; give verify the exact effects of nodes, exact_nodes(…)")
+            chosen.append(edge)
+        found = patch_paths(model, tokens, metric, edges=chosen, direction=direction, max_memory=max_memory)
+        return found.value - found.base[:, None]
+
+    return exact
 
 
 def _edges(

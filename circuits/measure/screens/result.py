@@ -62,6 +62,10 @@ class Screen(Result):
         """Mean |score| over pairs, of every name: what they are ranked by."""
         return self.score.double().abs().mean(0).numpy()
 
+    def top(self, n: int) -> list[Any]:
+        """The n nodes or edges of largest mean |score|, the largest first."""
+        return [self.what[i] for i in np.argsort(-self.size, kind="stable")[:n]]
+
     def to_frame(self) -> pd.DataFrame:
         """One row per pair and name: name, score; for edges sender, receiver and kind (what the receiver reads)."""
         axes = {"pair": list(range(len(self.score))), "cell": list(range(len(self.names)))}
