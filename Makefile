@@ -9,10 +9,10 @@ STAMP := $(VENV)/.complete
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup case test bench architectures figures organism lint types clean
+.PHONY: help setup case test bench architectures ground-truth figures organism lint types clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## the environment in .venv, with the tested versions
 
@@ -33,6 +33,9 @@ bench: $(STAMP)  ## how fast the engine is: docs/benchmark.md
 
 architectures: $(STAMP)  ## how exact the engine is on each architecture: docs/architectures.md
 	$(BIN)/python tests/bench/architectures.py $(ARGS)
+
+ground-truth: $(STAMP)  ## what every method finds of circuits that are known: docs/ground-truth.md
+	$(BIN)/python tests/bench/ground_truth.py $(ARGS)
 
 figures: $(STAMP)  ## the pictures and tables that README and docs show, from the bundled model
 	$(BIN)/python -m circuits.cases.gemma_refusal --out runs/figures --figures figures/gemma_refusal $(ARGS)

@@ -42,8 +42,8 @@ _STEPS: Final = {"resid_pre": 0, "z": 2, "attn_out": 2, "resid_mid": 4, "mlp_out
 that they make up share a step: none reads another."""
 _FIXED: Final = {"head": "z", "attn": "attn_out", "norm": "attn_out", "mlp": "mlp_out", "error": "mlp_out"}
 _DEFAULT: Final = {"residual": "resid_pre", "feature": "resid_post"}
-_FEATURE: Final = re.compile(r"^L(\d+)\.F(\d+)$", re.ASCII)
-_NORM: Final = re.compile(r"^L(\d+)\.post-norm$", re.ASCII)
+_OWN: Final = re.compile(r"L(0|[1-9]\d*)\.(?:F(0|[1-9]\d*)|post-norm)", re.ASCII)
+"""Ids of components that are no site."""
 _LONGEST: Final = 24
 """Longer labels are names of their own: two numbers of nine digits are more than any model has."""
 _LAST: Final = 1 << 54  # after every block, whose numbers are at most 2^53
@@ -60,12 +60,10 @@ def read(name: str) -> dict[str, Scalar]:
         return said | {"kind": "metric"}
     if len(label) > _LONGEST:
         return said
-    feature = _FEATURE.match(label)
-    if feature and label == f"L{int(feature[1])}.F{int(feature[2])}":
-        return said | {"kind": "feature", "layer": int(feature[1]), "feature": int(feature[2])}
-    norm = _NORM.match(label)
-    if norm and label == f"L{int(norm[1])}.post-norm":
-        return said | {"kind": "norm", "layer": int(norm[1])}
+    own = _OWN.fullmatch(label)
+    if own:
+        feature: dict[str, Scalar] = {} if own[2] is None else {"feature": int(own[2])}
+        return said | {"kind": "feature" if feature else "norm", "layer": int(own[1])} | feature
     try:
         site = parse(label)
     except SiteError:

@@ -10,6 +10,7 @@ import pytest
 from graph.damage import attempts
 from graph.samples import TWO_WAY, assert_same, plain, sample
 from graph.test_neuronpedia import theirs
+from graph.test_norm import normed
 
 from circuits.errors import CircuitError
 from circuits.graph import export, load_graph
@@ -21,7 +22,7 @@ NAMES = [*TWO_WAY, "eap", "neuronpedia"]
 def corpus(name):
     """Files of a format to damage: ours, and another tool's without what we keep beside it."""
     texts = [FORMS[name].write(plain(), "c")]
-    texts += [] if name == "eap" else [FORMS[name].write(sample(), "c")]
+    texts += [] if name == "eap" else [FORMS[name].write(graph, "c") for graph in (sample(), normed())]
     if name in {"eap", "neuronpedia"}:
         bare = json.loads(texts[0])
         del bare["circuits"]

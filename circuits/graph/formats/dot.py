@@ -106,9 +106,9 @@ def _parsed(text: str) -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)  # between pydot and its parser
             graphs = pydot.graph_from_dot_data(text)
     except (RecursionError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
-        raise CircuitError(f"pydot cannot read it ({error}); is the file complete?") from None
+        raise CircuitError(f"pydot cannot read it ({shorten(str(error))}); is the file complete?") from None
     if not graphs or len(graphs) != 1:
-        reason = " ".join(said.getvalue().split())[-160:] or f"{len(graphs or [])} graphs"
+        reason = shorten(" ".join(said.getvalue().split()), 160) if said.getvalue() else f"{len(graphs or [])} graphs"
         raise CircuitError(f"this is no DOT of one graph ({reason}); is the file complete?")
     return graphs[0]
 

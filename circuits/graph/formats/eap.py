@@ -34,8 +34,9 @@ def write(graph: Graph, _stem: str = "") -> str:
     """The graph as EAP-IG reads it, and the whole of it beside that.
 
     EAP-IG's own part cannot carry classes, intervals, p-values or positions. Refused by name, since it would read
-    another circuit: nodes other than heads, MLPs, `embed` and `metric` (a post-norm's own change too), or at a position; edges other than q, k, v, mlp
-    and final; edges without `effect`, its score; a graph without n_layers, n_heads, d_model and parallel_attn_mlp.
+    another circuit: nodes other than heads, MLPs, `embed` and `metric` (a post-norm's own change too), or at a
+    position; edges other than q, k, v, mlp and final; edges without `effect`, its score; a graph without n_layers, n_heads,
+    d_model and parallel_attn_mlp.
     """
     return dump(_theirs(graph) | {KEPT: node_link.data(graph)})
 
@@ -80,7 +81,8 @@ def _lacking(kind: str) -> str:
             "(the other scores stay as they are, but no longer add up to the metric), or choose another format"
         )
     return (
-        "has heads, MLPs, the embedding and the logits, each once and at all positions; leave it out, or choose another format"
+        "has heads, MLPs, the embedding and the logits, each once and at all positions; leave it out, or choose another "
+        "format"
     )
 
 

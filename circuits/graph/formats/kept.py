@@ -10,6 +10,7 @@ import json
 from typing import Any, Final
 
 from circuits.errors import CircuitError
+from circuits.graph.scalars import shorten
 
 KEPT: Final = "circuits"
 """The key under which the whole graph stands, as node-link data."""
@@ -22,6 +23,6 @@ def unchanged(derived: dict[str, Any], found: dict[str, Any]) -> None:
         mine, theirs = (json.dumps(side.get(key), sort_keys=True) for side in (derived, found))
         if mine != theirs:
             raise CircuitError(
-                f"its {key!r} and what stands under {KEPT!r} disagree: one was changed. "
+                f"its {shorten(key)} and what stands under {KEPT!r} disagree: one was changed. "
                 f"Take out {KEPT!r} to load what the other tool reads"
             )

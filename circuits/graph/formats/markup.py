@@ -8,7 +8,7 @@ from typing import Final
 from xml.etree import ElementTree as ET
 
 from circuits.errors import CircuitError
-from circuits.graph.scalars import Scalar, shorten
+from circuits.graph.scalars import Scalar, called, shorten
 
 TYPES: Final[dict[type, str]] = {bool: "boolean", int: "long", float: "double", str: "string"}
 """A Python type -> the name that both formats have for it."""
@@ -85,7 +85,7 @@ def parse(text: str, tag: str) -> ET.Element:
     except (ET.ParseError, ValueError) as error:  # ValueError: half of a surrogate pair
         raise CircuitError(f"this is no XML ({error}); is the file complete?") from None
     if root.tag != tag:
-        raise CircuitError(f"it holds <{root.tag}>, not <{tag}>; which format is it of?")
+        raise CircuitError(f"it holds <{called(root.tag)}>, not <{tag}>; which format is it of?")
     return root
 
 
@@ -96,7 +96,9 @@ def only(element: ET.Element, tags: Iterable[str], where: str) -> None:
         raise CircuitError(f"{where} holds the text {shorten(element.text)} before its parts; take it out")
     for child in element:
         if child.tag not in known:
-            raise CircuitError(f"{where} holds <{child.tag}>, which a component graph does not have; take it out")
+            raise CircuitError(
+                f"{where} holds <{called(child.tag)}>, which a component graph does not have; take it out"
+            )
         if (child.tail or "").strip():
             raise CircuitError(f"{where} holds the text {shorten(child.tail)} between its parts; take it out")
 

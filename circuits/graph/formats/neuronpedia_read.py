@@ -24,8 +24,8 @@ from circuits.graph.scalars import scalars, shorten
 
 TYPES: Final = {
     "embedding": "embed", "residual stream": "residual", "attention head": "head", "attention block": "attn",
-    "post-norm": "norm", "mlp": "mlp", "sae feature": "feature", "cross layer transcoder": "feature", "mlp reconstruction error": "error",
-    "logit": "metric",
+    "post-norm": "norm", "mlp": "mlp", "sae feature": "feature", "cross layer transcoder": "feature",
+    "mlp reconstruction error": "error", "logit": "metric",
 }  # fmt: skip
 """`feature_type` -> our kind."""
 _ID: Final = re.compile(r"(\d{1,9})_(\d{1,9})_(\d{1,9})", re.ASCII)

@@ -3,6 +3,9 @@
 A number is recognised by its names: `noise` with `noise_low` and `noise_high`, `noise_p`, `noise_n` is one measure with
 its interval, its p-value and its count; `effect` has `low`, `high`, `p` and `n` without a prefix. A number is sure where
 its p-value is at most ALPHA or, if it has none, where its interval leaves out zero; without either nothing is said.
+
+Edges into the query heads that share a key–value head (`kv_head`) are one measurement: they are drawn to each head, and
+counted and listed once, under the name of what was edited (`L9.k[0]`).
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ else:
     AnyGraph = nx.Graph  # subscriptable only in its stubs
 
 MOST: Final = 5_000
-"""Edges a page holds; of more, the largest are kept and the others counted."""
+"""Edges a page draws; of more, the largest are kept and the others counted."""
 ENDS: Final = frozenset({"embed", "metric"})
 """Kinds that stand before the first layer and after the last."""
 _PARTS: Final = ("low", "high", "p", "n")
@@ -71,6 +74,10 @@ class Edge:
     source: int
     target: int
     kind: str
+    measurement: int
+    """Edges of one number are one measurement."""
+    shared: str | None
+    """What was edited, where query heads share it: `L9.k[0]`, with the position after `@`."""
     effect: float | None
     sure: bool | None
     has: dict[str, Scalar]
@@ -87,9 +94,14 @@ class Contents:
     measures: list[Measure]
     edge_measures: list[Measure]
     total: int
-    """Edges of the graph; where they are more than `MOST`, the smallest are not among `edges`."""
+    """Measurements in the graph; where its edges are more than `MOST`, the smallest are not among `edges`."""
     sizes: list[float]
-    """|effect| of every edge of the graph that has one, falling."""
+    """|effect| of every measurement in the graph that has one, falling."""
+
+    @property
+    def measured(self) -> int:
+        """Measurements on the page."""
+        return len({edge.measurement for edge in self.edges})
 
 
 def read(graph: AnyGraph) -> Contents:
@@ -112,18 +124,30 @@ def read(graph: AnyGraph) -> Contents:
     numbers = {node.id: i for i, node in enumerate(nodes)}
     found: list[tuple[str, str, str, dict[str, Scalar]]] = list(checked.edges(keys=True, data=True))
     edge_measures = _measures([has for *_, has in found])
-    edges = [
-        Edge(
-            source=numbers[source], target=numbers[target], kind=kind, effect=_number(has, "effect"),
-            sure=_all_sure(has, edge_measures, f"edge {source} → {target} ({kind})").get("effect"), has=has,
-        )
-        for source, target, kind, has in found
-    ]  # fmt: skip
-    edges.sort(key=lambda edge: -1.0 if edge.effect is None else abs(edge.effect), reverse=True)  # a stable sort
+    found.sort(
+        key=lambda edge: -1.0 if (size := _number(edge[3], "effect")) is None else abs(size), reverse=True
+    )  # stable
+    place_of: dict[tuple[Any, ...], int] = {}
+    edges: list[Edge] = []
+    for source, target, kind, has in found:
+        shared = _shared(kind, checked.nodes[target], has)
+        sure = _all_sure(has, edge_measures, f"edge {source} → {target} ({kind})").get("effect")
+        number = place_of.setdefault((source, kind, shared or target), len(place_of))
+        edges.append(Edge(numbers[source], numbers[target], kind, number, shared, _number(has, "effect"), sure, has))
+    firsts = {edge.measurement: edge for edge in reversed(edges)}
+    kept = edges if len(edges) <= MOST else [e for e in edges[:MOST] if e.measurement < edges[MOST].measurement]
     return Contents(
-        facts=dict(checked.graph), nodes=nodes, edges=edges[:MOST], measures=measures, edge_measures=edge_measures,
-        total=len(edges), sizes=[abs(edge.effect) for edge in edges if edge.effect is not None],
+        facts=dict(checked.graph), nodes=nodes, edges=kept, measures=measures, edge_measures=edge_measures,
+        total=len(firsts),
+        sizes=sorted((abs(edge.effect) for edge in firsts.values() if edge.effect is not None), reverse=True),
     )  # fmt: skip
+
+
+def _shared(kind: str, head: Mapping[str, Scalar], has: Mapping[str, Scalar]) -> str | None:
+    if "kv_head" not in has:
+        return None
+    role = f"@{head['position']}" if "position" in head else ""
+    return f"L{head['layer']}.{kind}[{has['kv_head']}]{role}"
 
 
 def _measures(rows: Iterable[Mapping[str, Scalar]]) -> list[Measure]:

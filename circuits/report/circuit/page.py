@@ -89,7 +89,7 @@ def circuit_page(
         scripts=f"{_hash(library)} {_hash(script)}",
         styles=_hash(style),
         nodes=contents.nodes,
-        strongest=contents.edges[:STATIC],
+        strongest=list({edge.measurement: edge for edge in reversed(contents.edges)}.values())[::-1][:STATIC],
         total=contents.total,
         cell=cell,
     )
@@ -100,7 +100,7 @@ def _data(contents: Contents, curve: pd.DataFrame | None, size: str | None) -> d
     layout = place(contents.nodes)
     stops = levels(contents)
     measured = [] if curve is None else points(curve, contents)
-    drawn = [point for point in measured if point.edges <= len(contents.edges)]
+    drawn = [point for point in measured if point.edges <= contents.measured]
     return {
         "facts": list(contents.facts.items()),
         "nodes": [
@@ -115,7 +115,8 @@ def _data(contents: Contents, curve: pd.DataFrame | None, size: str | None) -> d
         "levels": [asdict(stop) for stop in stops],
         "opening": opening(stops),
         "total": contents.total,
-        "leftOut": contents.total - len(contents.edges),
+        "measured": contents.measured,
+        "leftOut": contents.total - contents.measured,
         "curve": [asdict(point) for point in drawn],
         "beyond": len(measured) - len(drawn),
         "columns": [asdict(strip) for strip in layout.columns],

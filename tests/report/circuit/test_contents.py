@@ -161,3 +161,40 @@ def test_the_curve_is_placed_by_threshold_by_edges_and_by_share_alike(graph):
     assert points(shares.rename(columns={"null": "baseline"}), contents) == by_threshold
     bare = points(frame[["edges", "faithfulness"]], contents)
     assert {(point.low, point.high, point.null) for point in bare} == {(None, None, None)}
+
+
+def shared() -> nx.MultiDiGraph:
+    """Keys and values that three query heads share, one of them at another position, and edges of their own."""
+    nodes = pd.DataFrame({"id": ["embed", "L0.H0", "L0.H1", "L0.H1@last", "L0.H2", "metric"]})
+    edges = pd.DataFrame({
+        "source": ["embed", "embed", "embed", "embed", "L0.H0", "L0.H1", "L0.H2"],
+        "target": ["L0.k[0]", "L0.v[0]", "L0.v[0]@last", "L0.q[1]", "metric", "metric", "metric"],
+        "kind": ["k", "v", "v", "q", "final", "final", "final"], "effect": [0.3, 0.5, 0.4, -0.2, 0.3, 0.1, None],
+    })  # fmt: skip
+    return component_graph(nodes, edges, {"model": MODEL, "n_heads": 4, "n_kv_heads": 1})
+
+
+def test_edges_into_shared_keys_are_one_measurement():
+    contents = read(shared())
+    assert (len(contents.edges), contents.measured, contents.total) == (11, 7, 7)
+    groups: dict[int, list[tuple[str, str, str | None]]] = {}
+    for edge in contents.edges:
+        ends = (contents.nodes[edge.source].id, contents.nodes[edge.target].id, edge.shared)
+        groups.setdefault(edge.measurement, []).append(ends)
+    assert list(groups) == list(range(7))  # in the order of the edges
+    assert groups[0] == [("embed", f"L0.H{head}", "L0.v[0]") for head in range(3)]
+    assert groups[1] == [("embed", "L0.H1@last", "L0.v[0]@last")]
+    assert {len(ends) for number, ends in groups.items() if ends[0][2] is None} == {1}
+    assert contents.sizes == [0.5, 0.4, 0.3, 0.3, 0.2, 0.1]
+
+
+def test_stops_and_curves_count_a_measurement_once():
+    contents = read(shared())
+    stops = levels(contents)
+    assert [(stop.threshold, stop.edges, stop.drawn) for stop in stops] == [
+        (0.5, 1, 3), (0.4, 2, 4), (0.3, 4, 8), (0.2, 5, 9), (0.1, 6, 10), (None, 7, 11),
+    ]  # fmt: skip
+    curve = pd.DataFrame({"threshold": [0.5, 0.3, 0.1], "faithfulness": [0.2, 0.5, 0.9]})
+    assert [point.edges for point in points(curve, contents)] == [1, 4, 6]
+    by_share = pd.DataFrame({"share": [1 / 7, 1.0], "faithfulness": [0.2, 1.0]})
+    assert [point.edges for point in points(by_share, contents)] == [1, 7]

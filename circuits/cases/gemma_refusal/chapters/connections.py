@@ -19,7 +19,7 @@ from torch import Tensor
 from circuits.cases.gemma_refusal.setting import Missing, Setting
 from circuits.engine.edges import Edge
 from circuits.errors import UndefinedError
-from circuits.frames import fraction
+from circuits.frames import fraction, undefined
 from circuits.measure.circuit import (
     Circuit,
     Faithfulness,
@@ -36,8 +36,10 @@ from circuits.measure.screens import Screen, Verified, screen_edges, verify
 STEPS: Final = 6
 TOP: Final = 300
 """Edges that the screen ranks first: measured exactly."""
-SAMPLE: Final = 150
+SAMPLE: Final = 400
 """Of the others: measured exactly, to know what the screen misses."""
+LARGE: Final = 0.01
+"""Share of the mean gap from which one edge's effect is called large: one edge of thousands moves little."""
 SIZES: Final = (5, 10, 20, 40, 70, 100, 150, 200, 250, TOP)
 """Circuits of so many edges are run."""
 RANKINGS: Final = ("effect", "estimate")
@@ -68,6 +70,13 @@ class Found:
         """All edges of `paths` that lie on a way from the embedding to the metric."""
         return max(self.circuits.values(), key=len)
 
+    @property
+    def estimates(self) -> dict[str, float]:
+        """Label of an edge -> the screen's mean estimate as a share of the mean gap; NaN where the gaps cancel."""
+        base, source = (t.double().mean(0, keepdim=True).numpy() for t in (self.screen.base, self.screen.source))
+        moved = base[:, None] + self.screen.score.double().mean(0, keepdim=True).numpy()
+        return dict(zip(self.screen.names, fraction(moved, base, source)[0].tolist(), strict=True))
+
 
 def measure(s: Setting) -> Found | Missing:
     """Screen, measure, cut. Missing where the metric has no gradient or the pairs have no gap."""
@@ -78,14 +87,17 @@ def measure(s: Setting) -> Found | Missing:
     )  # fmt: skip
     if isinstance(screen, Missing):
         return screen
+    if undefined(*(t.double().numpy() for t in (screen.base, screen.source))).all():
+        return Missing("no pair has a gap between its two runs, so that no edge can move any of it")
     measured: list[Paths] = []
 
     def exact(edges: Sequence[Any]) -> Float[Tensor, "pair cell"]:
         measured.append(patch_paths(model, tokens, metric, edges=list(edges)))
         return measured[-1].value - measured[-1].base[:, None]
 
+    large = LARGE * (screen.source - screen.base).double().abs().mean().item()
     verified = s.attempt(
-        "path patching", lambda: verify(screen, exact, top=TOP, sample=SAMPLE, seed=s.seed),
+        "path patching", lambda: verify(screen, exact, top=TOP, sample=SAMPLE, threshold=large, seed=s.seed),
         lambda r: f"{len(r.names)} edges exactly; {measured[0].provenance.certificate.partition(':')[0]}",
     )  # fmt: skip
     if isinstance(verified, Missing):

@@ -20,13 +20,21 @@ def unmeasured(reason: str) -> Verdict:
     return Verdict(SPARSE, "undecided", f"not measured: {reason}", SECTION)
 
 
+def none_faithful(n_edges: int, n_all: int, largest: str) -> Verdict:
+    """No circuit of the edges that were measured is surely faithful; one of others may be."""
+    said = f"no circuit of up to {n_edges} of {n_all} edges is surely {ENOUGH:g} faithful (the largest: {largest})"
+    return Verdict(SPARSE, "undecided", said, SECTION)
+
+
 def sparse(
-    chosen: str, held_out: tuple[float, float, float] | None, complement: tuple[float, float, float], share: float
-) -> Verdict:
+    chosen: str, held_out: tuple[float, float, float] | None, complement: tuple[float, float, float], share: float, *,
+    missing: str = "",
+) -> Verdict:  # fmt: skip
     """A circuit of at most a tenth of the edges, chosen on other prompts, is 80 % faithful; the rest is not half so.
 
     `chosen` says how many edges were asked for, by what; `share` is what the circuit has of all edges. The others are
-    (estimate, low, high) over pairs, in units of faithfulness.
+    (estimate, low, high) over pairs, in units of faithfulness, of the pairs that no edge was chosen on. Where there are
+    none (`missing` says why) the complement is of all pairs, and nothing is supported.
     """
     elsewhere = None if held_out is None else Condition(
         f"faithfulness of the {chosen}, chosen on other templates,", *held_out, "at least", ENOUGH
@@ -35,8 +43,8 @@ def sparse(
         SPARSE, SECTION,
         [
             elsewhere,
-            Condition("faithfulness of all other edges", *complement, "below", HALF),
+            Condition(f"faithfulness of all other edges{'' if held_out is None else ' there'}", *complement, "below", HALF),
             Condition("share of all edges that the circuit has", share, share, share, "below", FEW),
         ],
-        "there is no second template to choose a circuit on",
+        f"no circuit was run on other templates: {missing}",
     )  # fmt: skip

@@ -100,13 +100,15 @@ function drawCurve() {
 function sentence(shown) {
   if (!edges.length) return "This graph has no edges.";
   const level = levels[view.level];
-  const n = shown.filter(Boolean).length;
+  const n = amount(shown);
   const at =
     level.threshold === null ? "all, also those without a measured effect" : `|effect| ≥ ${number(level.threshold)}`;
   const missing = ` on the page (${data.leftOut.toLocaleString("en")} smaller ones were left out)`;
-  const whole = `of ${edges.length.toLocaleString("en")}${data.leftOut ? missing : ""}`;
+  const whole = `of ${data.measured.toLocaleString("en")}${data.leftOut ? missing : ""}`;
   const of = view.isolated === null ? "" : ` around ${nodes[view.isolated].id}`;
-  return `${count(n, "edge")} ${whole}${of}: ${at}.`;
+  const drawn = shown.filter(Boolean).length;
+  const heads = drawn > n ? ` (drawn to each of the query heads that share keys or values: ${drawn} lines)` : "";
+  return `${count(n, "edge")} ${whole}${of}: ${at}${heads}.`;
 }
 
 function tellAmount({ shown }) {

@@ -1,6 +1,6 @@
 // The headings of layers and lanes: they stay at the edge of the drawing while it is moved.
 
-const PAD = { left: 72, right: 22, top: 46, bottom: 14 };
+const PAD = { left: 72, right: 22, top: 46, bottom: 40 };
 let moved = false;
 
 const strips = data.columns.map((strip, i) => ({ ...strip, box: el("div", { class: i % 2 ? "strip odd" : "strip" }) }));

@@ -54,7 +54,9 @@ function drawLegend() {
     }
     items.push([
       sample(svg("path", { d: "M 1 7 L 27 4 L 27 10 Z", fill: colours.quiet })),
-      `width: |effect|, up to ${number(widest)}`,
+      `width: |effect|, up to ${number(widest)}${
+        copies.some((these) => these.length > 1) ? "; divided among query heads that share keys or values" : ""
+      }`,
     ]);
   }
   if (view.size !== null) items.push([null, `area: |${view.size}|; a ${MINUS} after a name marks a negative one`]);

@@ -18,7 +18,7 @@ function refresh(what = {}) {
 }
 
 function litBy({ node, edge }) {
-  if (edge !== undefined) return [edge];
+  if (edge !== undefined) return copies[edges[edge].measurement].filter((i) => seen.shown[i]);
   return node === undefined || view.isolated !== null
     ? []
     : [...into[node], ...outOf[node]].filter((i) => seen.shown[i]);
@@ -58,7 +58,7 @@ function spoken(node, i) {
     const judged = verdict(node.sure[view.size], size.p);
     parts.push([size.name, number(size.value), interval(size.low, size.high), judged].filter(Boolean).join(" "));
   }
-  parts.push(`${count(into[i].length, "edge")} in`, `${outOf[i].length} out`);
+  parts.push(`${count(into[i].length, "edge")} in`, `${once(outOf[i]).length} out`);
   return parts.filter(Boolean).join(", ");
 }
 
@@ -162,7 +162,7 @@ for (const kind of data.kinds) {
       },
     },
   });
-  const n = edges.filter((edge) => edge.kind === kind).length;
+  const n = amount(edges.map((edge) => edge.kind === kind));
   at("kinds").append(el("label", { class: "check" }, box, ` ${kind} `, el("span", { class: "quiet" }, String(n))));
 }
 at("kinds").hidden = !edges.length;

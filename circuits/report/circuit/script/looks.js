@@ -40,8 +40,9 @@ function ink() {
 
 const widest = Math.max(...edges.map((edge) => Math.abs(edge.effect ?? 0)), 0) || 1;
 
+/** Edges of one measurement share its width. */
 function widthOf(edge) {
-  return 0.9 + 6 * (Math.abs(edge.effect ?? 0) / widest);
+  return 0.9 + (6 * (Math.abs(edge.effect ?? 0) / widest)) / copies[edge.measurement].length;
 }
 
 function strengthOf(edge) {

@@ -70,12 +70,15 @@ function broken(id) {
   return role.length ? [label, el("wbr"), `@${role.join("@")}`] : [label];
 }
 
-/** An edge as a row: its ends as buttons, kind, effect and interval. */
+/** An edge as a row: its ends as buttons (what heads share is no component, and so no button), kind, effect and interval. */
 function entry(i, ends) {
   const edge = edges[i];
   const effect = measured(edge.has, data.edgeMeasures.find((m) => m.name === "effect") ?? { name: "" });
-  const lights = { focus: () => light([i]), mouseenter: () => light([i]) };
-  const buttons = ends.map((end) =>
+  const all = () => light(litBy({ edge: i }));
+  const lights = { focus: all, mouseenter: all };
+  const whole = ends.includes("target") && edge.shared !== null;
+  const heads = whole ? [`${ends.length > 1 ? " → " : ""}${edge.shared}`] : [];
+  const buttons = (whole ? ends.filter((end) => end !== "target") : ends).map((end) =>
     el(
       "button",
       { type: "button", class: "link", on: { click: () => visit(edge[end]), ...lights } },
@@ -85,7 +88,7 @@ function entry(i, ends) {
   return el(
     "tr",
     {},
-    el("td", {}, buttons[0], ...buttons.slice(1).flatMap((button) => [" → ", button])),
+    el("td", {}, ...buttons.flatMap((button, n) => (n ? [" → ", button] : [button])), ...heads),
     el("td", { class: "quiet" }, edge.kind),
     el("td", { class: "figure" }, number(edge.effect)),
     el("td", { class: "graph" }, effect === null ? "" : bar(effect, edge.sure, reachOfAll, 46)),
@@ -105,7 +108,8 @@ function listing(rows) {
 const reachOfAll =
   Math.max(...edges.flatMap(({ has }) => [has.effect, has.low, has.high].map((v) => Math.abs(v ?? 0))), 0) || 1;
 
-function listed(title, all, passing, end) {
+function listed(title, every, passing, end) {
+  const all = once(every);
   const shown = all.filter((i) => passing[i]);
   const hidden = all.length - shown.length;
   if (!all.length) return null;
@@ -145,16 +149,21 @@ function edgePanel(i) {
   return [
     el("h2", {}, `${nodes[edge.source].id} → ${nodes[edge.target].id}`),
     el("p", { class: "quiet" }, `edge of kind ${edge.kind}`),
+    edge.shared === null
+      ? null
+      : el(
+          "p",
+          {},
+          `One measurement, into ${edge.shared}: ${count(copies[edge.measurement].length, "query head")} here ` +
+            `read${copies[edge.measurement].length === 1 ? "s" : ""} what it edits.`,
+        ),
     numbers(edge.has, data.edgeMeasures, (name) => (name === "effect" ? edge.sure : undefined)),
     described(rest(edge.has, data.edgeMeasures, ["kind"])),
   ];
 }
 
 function overview(passing) {
-  const strongest = edges
-    .map((_, i) => i)
-    .filter((i) => passing[i])
-    .slice(0, 12);
+  const strongest = once(edges.map((_, i) => i).filter((i) => passing[i])).slice(0, 12);
   return [
     el("h2", {}, "The whole graph"),
     el(
@@ -162,7 +171,7 @@ function overview(passing) {
       {},
       `${count(nodes.length, "component")}, ${count(data.total, "edge")}`,
       data.leftOut
-        ? `; the page holds the largest ${edges.length.toLocaleString("en")}, the other ` +
+        ? `; the page holds the largest ${data.measured.toLocaleString("en")}, the other ` +
             `${data.leftOut.toLocaleString("en")} were left out`
         : "",
       ".",
@@ -194,7 +203,7 @@ let rowsShown = 200;
 function tabulate({ shown }) {
   if (!at("table").open) return;
   const there = COLUMNS.filter((name) => edges.some(({ has }) => has[name] !== undefined));
-  const mine = edges.map((_, i) => i).filter((i) => shown[i]);
+  const mine = once(edges.map((_, i) => i).filter((i) => shown[i]));
   const more =
     mine.length > rowsShown
       ? el(
@@ -235,7 +244,7 @@ function tabulate({ shown }) {
                   {},
                   el("th", { scope: "row" }, nodes[edges[i].source].id),
                   el("td", {}, edges[i].kind),
-                  el("td", {}, nodes[edges[i].target].id),
+                  el("td", {}, receiver(edges[i])),
                   ...there.map((name) => el("td", {}, number(edges[i].has[name]))),
                 ),
               ),

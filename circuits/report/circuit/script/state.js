@@ -22,6 +22,26 @@ edges.forEach((edge, i) => {
   into[edge.target].push(i);
 });
 
+/** Edges by their measurement: those into query heads that share keys or values are one. */
+const copies = [];
+edges.forEach((edge, i) => (copies[edge.measurement] ??= []).push(i));
+
+/** The first of each measurement among these edges. */
+function once(these) {
+  const met = new Set();
+  return these.filter((i) => !met.has(edges[i].measurement) && met.add(edges[i].measurement));
+}
+
+/** Measurements among the edges that are shown. */
+function amount(shown) {
+  return once(edges.map((_, i) => i).filter((i) => shown[i])).length;
+}
+
+/** What an edge runs into: a component, or what the heads of a group share. */
+function receiver(edge) {
+  return edge.shared ?? nodes[edge.target].id;
+}
+
 /** Whether an edge passes the threshold and the filters. */
 function passes(edge) {
   const { threshold } = levels[view.level];
