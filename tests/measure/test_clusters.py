@@ -153,8 +153,8 @@ CALLS = {
     "_ratios": 2, "bootstrap_mean": "never", "bootstrap_means": "never", "wilson": "never",
 }  # fmt: skip
 """Where each is told the clusters: a keyword, a place, or that it cannot be told."""
-UNITS = {"ov.py:auroc", "head_writes.py:auroc"}
-"""Of tokens and of heads, which are no pairs."""
+UNITS = {"ov.py:auroc", "head_writes.py:auroc", "verified.py:wilson"}
+"""Of tokens, of heads and of verified names, which are no pairs."""
 
 
 def test_no_interval_and_no_test_forgets_the_templates():

@@ -158,7 +158,7 @@ def test_a_page_keeps_the_largest_edges_and_counts_the_others():
     sizes = sorted((abs(effect) for *_, effect in graph.edges(data="effect")), reverse=True)
     assert [abs(edge["effect"]) for edge in data["edges"]] == sizes[:5000]
     assert (data["total"], data["leftOut"]) == (5600, 600)
-    assert data["levels"][-1] == {"threshold": sizes[4999], "edges": 5000}
+    assert data["levels"][-1] == {"threshold": sizes[4999], "edges": 5000, "drawn": 5000}
     assert (data["curve"][-1]["edges"], data["beyond"]) == (5000, 1)
 
 
