@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -172,9 +173,28 @@ def _held_out(s: Setting, paths: Paths, screen: Screen) -> Faithfulness | Missin
         run_on = [pair for pair in range(len(names)) if pair not in set(chosen_on)]
         if not run_on:
             raise UndefinedError("one template leaves none to choose a circuit on and none to run it on")
-        return evaluate(s.model, s.tokens.select(run_on), s.metric, _circuits(s, paths, screen, chosen_on))
+        seen, theirs = s.tokens.select(chosen_on), replace(screen, **_rows(screen, chosen_on), score=screen.score[chosen_on])
+        known = replace(paths, **_rows(paths, chosen_on), value=paths.value[chosen_on])
+        pool: list[Edge] = theirs.top(len(paths.edges))  # the run pairs have no say in which edges are candidates either
+        place = {edge: i for i, edge in enumerate(known.edges)}
+        new = [edge for edge in pool if (edge.sender, edge.receiver) not in place]
+        value = [known.value[:, place[e.sender, e.receiver]] for e in pool if e not in new]
+        if new:
+            value += patch_paths(s.model, seen, s.metric, edges=new).value.unbind(1)
+        pool = [edge for edge in pool if edge not in new] + new
+        those = replace(
+            known, value=torch.stack(value, 1), edges=tuple((e.sender, e.receiver) for e in pool),
+            kinds=tuple(e.kind for e in pool),
+        )  # fmt: skip
+        found = _circuits(s, those, theirs, list(range(len(chosen_on))))
+        return evaluate(s.model, s.tokens.select(run_on), s.metric, found)
 
     return s.attempt("circuits held out", run, _said)
+
+
+def _rows(found: Screen | Paths, pairs: list[int]) -> dict[str, Any]:
+    """The metric of both runs on some pairs."""
+    return {"base": found.base[pairs], "source": found.source[pairs]}
 
 
 def _said(found: Faithfulness) -> str:
