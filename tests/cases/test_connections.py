@@ -122,6 +122,22 @@ def test_the_circuit_is_the_smallest_that_is_surely_faithful(real: Real):
     assert found.circuits["100 by effect"].edges | found.circuits["100 by effect"].dangling == largest
 
 
+def test_the_pairs_a_circuit_is_run_on_have_no_say_in_its_edges(real: Real):
+    """Whichever edges all pairs put first: held out, candidates are those that the other templates rank first."""
+    s, found, _ = real
+    paths = found.paths
+    ends = [
+        replace(paths, value=paths.value[:, i], edges=paths.edges[i], kinds=paths.kinds[i])
+        for i in (slice(40), slice(-40, None))
+    ]
+    first, last = (connections._held_out(s, some, found.screen) for some in ends)
+    assert not isinstance(first, Missing)
+    assert not isinstance(last, Missing)
+    assert first.n_edges == last.n_edges
+    assert np.allclose(first.value, last.value, atol=1e-4)
+    assert np.ptp(first.value.numpy(), axis=1).max() > 0.1
+
+
 def test_the_row_that_is_told_is_that_of_the_circuit(real: Real):
     """Two circuits may be described in the same words; the numbers are those of the one that was chosen."""
     _, found, _ = real
