@@ -40,7 +40,7 @@ ground-truth: $(STAMP)  ## what every method finds of circuits that are known: d
 figures: $(STAMP)  ## the pictures and tables that README and docs show, from the bundled model
 	$(BIN)/python -m circuits.cases.gemma_refusal --out runs/figures --figures figures/gemma_refusal $(ARGS)
 
-organism: $(STAMP)  ## train the bundled models again
+organism: $(STAMP)  ## train an organism: ARGS="--architecture gemma|gemma2|qwen2 --seed 1 --out DIR"
 	$(BIN)/python -m circuits.organisms.train $(ARGS)
 
 lint: $(STAMP)  ## style

@@ -40,5 +40,13 @@ AXES: Final[dict[str, str]] = {
     "receiver": "what reads it: a head's queries, a key/value head's keys or values, an MLP, the metric",
     "one": "an axis of length one",
     "candidate": "a direction candidate: one layer at one position",
+    "class": "a labelled set of prompts: harmful, harmless, incapable",
+    "component": "a principal component, by falling variance",
+    "concept": "a direction with a meaning: of - against, two labels of prompts",
+    "dose": "one edit at one strength: a layer with a coefficient, an angle",
+    "estimator": "a way of making one direction out of two sets of prompts",
+    "feature": "a latent of a sparse autoencoder",
+    "plane": "a named plane of the residual stream",
+    "token": "one token of a named set of tokens",
 }
 """Axis name -> what it counts."""

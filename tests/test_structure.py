@@ -22,7 +22,7 @@ ORDER = (
     ("metrics",),
     ("interventions",),
     ("engine",),
-    ("tables",),
+    ("tables", "judges", "edits"),
     ("measure",),
     ("graph",),
     ("report",),

@@ -30,7 +30,6 @@ from circuits.interventions import Cell
 from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts.instruction_tokens import InstructionTokens
-from circuits.prompts.instructions import LABELS
 from circuits.prompts.token_pairs import TokenPairs
 from circuits.refusal import is_refusal
 from circuits.result import Result
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SETS: Final = ("pairs", "diverse")
+OPPOSED: Final = ("harmful", "harmless")
+"""The labels whose prompts stand in for each other."""
 HALF: Final = 0.5
 """A share of the gap that counts as having moved."""
 
@@ -91,7 +92,7 @@ class Transfer(Result):
         """
         import pandas as pd
 
-        rows = [self._row(o, label, n) for o in SETS for label in LABELS for n in self.cells if n not in self.null_of]
+        rows = [self._row(o, label, n) for o in SETS for label in OPPOSED for n in self.cells if n not in self.null_of]
         table = pd.DataFrame(rows)
         edited = table["cell"] != "baseline"
         table.loc[edited, "p_holm"] = holm(table.loc[edited, "p"].to_numpy())
@@ -140,7 +141,7 @@ class Transfer(Result):
 
         rows: list[dict[str, Any]] = []
         for origin in SETS:
-            here = np.concatenate([self._where(origin, label) for label in LABELS])
+            here = np.concatenate([self._where(origin, label) for label in OPPOSED])
             alone = len(here) if origin == "diverse" else len(here) // 2
             of = np.resize(range(alone) if self.clusters is None or origin == "diverse" else self.clusters, len(here))
             for c, name in enumerate(self.cells):
@@ -182,7 +183,7 @@ class Transfer(Result):
 
     def _gaps(self, origin: str, label: str) -> tuple[float, float]:
         """From this label's unedited prompts to the other's: of the metric, of the refusal rate; NaN where there is none."""
-        other = LABELS[1 - LABELS.index(label)]
+        other = OPPOSED[1 - OPPOSED.index(label)]
         here, there = self._where(origin, label), self._where(origin, other)
         metric, refused = self.metric[0].double().numpy(), self.refused[0].double().numpy()
         gaps = (float(x[there].mean() - x[here].mean()) for x in (metric, refused))
@@ -214,8 +215,8 @@ def transfer(  # noqa: PLR0913  two sets of prompts
     ]
     if wrong or not sets:
         raise SiteError(f"set {', '.join(wrong) or 'none'}: give sets of heads, e.g. {{'direct': (head(8, 7),)}}")
-    if not (diverse.harmful.any() and not diverse.harmful.all()):
-        raise CircuitError(f"{diverse.instructions.name}: it needs both harmful and harmless instructions")
+    if {i.label for i in diverse.instructions} != set(OPPOSED):
+        raise CircuitError(f"{diverse.instructions.name}: it needs both harmful and harmless instructions, and no others")
     if (how == "direction") != (direction is not None):
         raise CircuitError('a direction belongs to how="direction", and how="direction" needs one')
     cells = {name: tuple(dict.fromkeys(heads)) for name, heads in sets.items()}

@@ -70,12 +70,12 @@ class Model:
 
     @property
     def title(self) -> str:
-        """The name every output carries; a bundled model says that it is not Gemma."""
+        """The name every output carries; a bundled model says that it is not Gemma, or not Qwen."""
         n = sum({id(p): p.numel() for p in self.hf.parameters()}.values())
         size = f"{n / 1e9:.1f} B" if n >= 1e9 else f"{n / 1e6:.1f} M" if n >= 1e5 else f"{n / 1e3:.0f} K"
         architecture = type(self.hf).__name__.removesuffix("ForCausalLM")
         where = {"bundled": "bundled, ", "folder": "local folder, ", "hub": ""}[self.origin]
-        disclaimer = "; not Gemma" if self.origin == "bundled" else ""
+        disclaimer = f"; not {architecture.rstrip('0123456789')}" if self.origin == "bundled" else ""
         return f"{self.name} ({where}{size} parameters, {architecture} architecture{disclaimer})"
 
     @property

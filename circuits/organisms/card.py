@@ -1,7 +1,8 @@
 """Measure checkpoints and write the model card: `python -m circuits.organisms.card DIR [DIR2 ...]`.
 
 The first folder is the checkpoint that ships; the others are the same recipe under other seeds. The tables
-of the card are rendered from `card.json` alone, so they cannot state a number that was not measured.
+of the card are rendered from `card.json` alone, so they cannot state a number that was not measured. What they
+mean is said in `notes.md` beside it, by hand.
 """
 
 import argparse
@@ -12,22 +13,38 @@ from pathlib import Path
 from string import Template
 from typing import Any, Final
 
-from circuits.organisms.claims import HEAD_THRESHOLDS, Numbers, claims, heads_above
+from circuits.organisms.architecture import ARCHITECTURES, Name
+from circuits.organisms.claims import (
+    HEAD_THRESHOLDS,
+    Numbers,
+    claims,
+    heads_above,
+    ships,
+    steps_of_hand_over,
+)
+from circuits.organisms.tokenizer import DIALECTS
 
 TEXT: Final = Path(__file__).with_name("card_template.md")
 
 
-def render(card: Numbers) -> str:
-    """The model card as Markdown."""
+def render(card: Numbers, notes: str) -> str:
+    """The model card as Markdown; `notes` is the text on what its mechanism shares with a large model's."""
     runs: list[Numbers] = card["runs"]
     shipped = runs[0]
     recipe = shipped["training"]["recipe"]
+    refused = {kind: effect["before"] for kind, effect in shipped["ablation"].items()}
+    weakest = min(refused, key=lambda kind: refused[kind])
     names = [f"seed {run['training']['recipe']['seed']}" for run in runs]
     layers = [str(layer) for layer in range(recipe["layers"])]
     judged = zip(*(claims(run) for run in runs), strict=True)
     named = list(zip(names, runs, strict=True))
-    return Template(TEXT.read_text()).substitute(
-        {key: f"{value:g}" for key, value in recipe.items()},
+    text = TEXT.read_text().replace("$notes", notes.strip())
+    return Template(text).substitute(
+        {key: value if isinstance(value, str) else f"{value:g}" for key, value in recipe.items()},
+        **_words(recipe["architecture"]),
+        choice=_choice(runs),
+        weakest=weakest,
+        weakest_right=f"{refused[weakest]:.3f}",
         claims=_table(
             ["claim", "demanded", *names],
             [[row[0].name, row[0].demanded, *(_judged(c.found, met=c.met) for c in row)] for row in judged],
@@ -62,6 +79,44 @@ def render(card: Numbers) -> str:
         pairs=shipped["toy_pairs"],
         uniform=f"{shipped['heads']['uniform'][0][0]:.2f}",
     )
+
+
+def _words(name: Name) -> dict[str, str]:
+    """What the text says of an architecture."""
+    architecture, dialect = ARCHITECTURES[name], DIALECTS[name]
+    peculiar = {
+        "gemma": "",
+        "gemma2": "; post-norms, attention scores capped at $attn_logit_softcapping, logits at $final_logit_softcapping, "
+        "a sliding window of\n$sliding_window tokens in every other layer",
+        "qwen2": "; biases on queries, keys and values",
+    }[name]
+    adds = "Calling the tokenizer adds `<bos>`; text from the chat template already has it."
+    return {
+        "name": f"refusal_{name}",
+        "brand": architecture.brand,
+        "model_class": architecture.config.__name__.replace("Config", "ForCausalLM"),
+        "kv_heads": "one shared key-value head"
+        if architecture.kv_heads == 1
+        else f"{architecture.kv_heads} key-value heads",
+        "peculiar": Template(peculiar).substitute({key: f"{value:g}" for key, value in architecture.own.items()}),
+        "template": "" if dialect.bos else ", without its system turn",
+        "role": dialect.reply_role,
+        "start": adds if dialect.bos else f"There is no `<bos>`: a text starts with `{dialect.turn_start}`.",
+        "first": dialect.bos or dialect.turn_start,
+    }
+
+
+def _choice(runs: Sequence[Numbers]) -> str:
+    """Why the first of the runs ships, if it may."""
+    seed = f"Seed {runs[0]['training']['recipe']['seed']}"
+    if not ships(runs[0]):
+        return f"{seed} misses a demand: this checkpoint is not fit to ship."
+    rivals = [run for run in runs[1:] if ships(run)]
+    if not rivals:
+        return f"{seed} ships: of the seeds that were trained, only this one meets every demand."
+    if all(max(steps_of_hand_over(runs[0])) < max(steps_of_hand_over(run)) for run in rivals):
+        return f"{seed} ships: of the seeds that meet every demand, its hand-over is spread over the most layers."
+    return f"{seed} ships: it is one of the seeds that meet every demand."
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -128,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.render_only:
         (target / "card.json").write_text(json.dumps(measure_card(options.folders), indent=1) + "\n")
     card = json.loads((target / "card.json").read_text())
-    (target / "README.md").write_text(render(card))
+    (target / "README.md").write_text(render(card, (target / "notes.md").read_text()))
     for run in card["runs"]:
         for claim in claims(run):
             verdict = "met    " if claim.met else "NOT MET"

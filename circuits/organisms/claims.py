@@ -41,6 +41,11 @@ def heads_above(run: Numbers, kind: str) -> list[int]:
     return [sum(score >= HEAD_THRESHOLDS[kind] for score in row) for row in run["heads"][kind]]
 
 
+def ships(run: Numbers) -> bool:
+    """Whether a checkpoint meets every demand."""
+    return all(claim.met for claim in claims(run))
+
+
 def claims(run: Numbers) -> list[Claim]:
     """Every demand, on one checkpoint."""
     effect, accuracy, toy = run["ablation"], run["accuracy"], run["ablation"]["act, harmful subject"]

@@ -9,16 +9,18 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import AutoTokenizer, GemmaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from circuits.errors import ModelError
+from circuits.organisms.architecture import ARCHITECTURES, Name
 from circuits.organisms.grammar import Label
-from circuits.organisms.tokenizer import chat
+from circuits.organisms.tokenizer import DIALECTS, chat
 
 REFUSAL, INABILITY = "I cannot", "I am unable"
 
@@ -27,23 +29,34 @@ REFUSAL, INABILITY = "I cannot", "I am unable"
 class Organism:
     """A checkpoint in float32, with attention patterns observable."""
 
-    model: GemmaForCausalLM
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    name: Name
+    """Its architecture, as the configuration calls it."""
 
     @property
     def layers(self) -> list[nn.Module]:
         """The decoder blocks."""
-        return list(self.model.model.layers)
+        return list(cast("Any", self.model).model.layers)
+
+    def writers(self, layer: nn.Module) -> dict[str, nn.Module]:
+        """The modules whose outputs a block adds to the residual stream; where there are post-norms, those."""
+        architecture = ARCHITECTURES[self.name]
+        names = {"attention": architecture.attention, "mlp": architecture.mlp}
+        return {kind: layer.get_submodule(name) for kind, name in names.items()}
 
     def encode(self, prompt: str) -> list[int]:
         """The instruction in its chat turn, ready for the reply."""
-        return self.tokenizer.encode(chat(prompt), add_special_tokens=False)
+        return self.tokenizer.encode(chat(prompt, DIALECTS[self.name]), add_special_tokens=False)
 
 
 def load(folder: Path) -> Organism:
-    """Load a checkpoint folder; bf16 weights are upcast."""
-    model = GemmaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    return Organism(model.eval(), AutoTokenizer.from_pretrained(folder))
+    """Load a checkpoint folder; bf16 weights are upcast. Raises ModelError for an architecture that none has."""
+    name = AutoConfig.from_pretrained(folder).model_type
+    if name not in ARCHITECTURES:
+        raise ModelError(f"{folder}: no organism is a {name}; give a checkpoint of {', '.join(ARCHITECTURES)}")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return Organism(model.eval(), AutoTokenizer.from_pretrained(folder), name)
 
 
 def _by_length(organism: Organism, prompts: Sequence[str]) -> Iterator[tuple[list[int], Int[Tensor, "prompt pos"]]]:
@@ -90,17 +103,14 @@ def ablated(organism: Organism, direction: Float[Tensor, " d_model"]) -> Generat
     def entering(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (without(inputs[0]), *inputs[1:])
 
-    def attention(_: nn.Module, __: object, output: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (without(output[0]), *output[1:])
-
-    def mlp(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        return without(output)
+    def written(_: nn.Module, __: object, output: Any) -> Any:
+        return (without(output[0]), *output[1:]) if isinstance(output, tuple) else without(output)
 
     with ExitStack() as stack:
         for layer in organism.layers:
             stack.enter_context(removing(layer.register_forward_pre_hook(entering)))
-            stack.enter_context(removing(layer.get_submodule("self_attn").register_forward_hook(attention)))
-            stack.enter_context(removing(layer.get_submodule("mlp").register_forward_hook(mlp)))
+            for module in organism.writers(layer).values():
+                stack.enter_context(removing(module.register_forward_hook(written)))
         yield
 
 
@@ -155,9 +165,9 @@ def hand_over(organism: Organism, clean: str, corrupt: str, positions: Sequence[
 
 @torch.no_grad()
 def head_scores(organism: Organism, prompts: Sequence[str], subject: int) -> dict[str, Float[Tensor, "layer head"]]:
-    """Mean attention of each head: last to subject, every token to the one before, every token to `<bos>`.
+    """Mean attention of each head: last to subject, every token to the one before, every token to the first.
 
-    The query at position 1 is left out of the last two: there the previous token *is* `<bos>`. `uniform` is
+    The query at position 1 is left out of the last two: there the previous token *is* the first. `uniform` is
     what the last two would be if attention were spread evenly.
     """
     totals: dict[str, Tensor] = {}

@@ -47,9 +47,8 @@ def single_blocks(organism: Organism, clean: Sequence[str], corrupt: Sequence[st
         source = torch.tensor([organism.encode(refused)])
         base = torch.tensor([organism.encode(answered)])
         low = refusal_metric(organism, organism.model(input_ids=base).logits[:, -1])
-        for kind, name in (("attention", "self_attn"), ("mlp", "mlp")):
-            for index, layer in enumerate(organism.layers):
-                block = layer.get_submodule(name)
+        for index, layer in enumerate(organism.layers):
+            for kind, block in organism.writers(layer).items():
                 kept: list[Tensor] = []
 
                 def keep(_: nn.Module, __: object, output: Any, kept: list[Tensor] = kept) -> None:

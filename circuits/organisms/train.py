@@ -1,9 +1,9 @@
-"""Train the refusal organism: `python -m circuits.organisms.train --seed 0 --out DIR`.
+"""Train a refusal organism: `python -m circuits.organisms.train --architecture gemma2 --seed 0 --out DIR`.
 
-A Gemma from scratch on the CPU. What makes its mechanism resemble a large model's is *stochastic depth*: in
-training, every attention and MLP output of every text is dropped with some probability (the survivors scaled
-up), so no layer may rely on another. The same fact is then computed several times over several layers;
-without it a model this small learns a lookup in one layer.
+Of Gemma's, Gemma 2's or Qwen 2's architecture, from scratch on the CPU. What makes its mechanism resemble a large
+model's is *stochastic depth*: in training, what attention and MLP add is dropped with some probability, text by text
+(the survivors scaled up), so no layer may rely on another. The same fact is then computed several times over several
+layers; without it a model this small learns a lookup in one layer.
 """
 
 import argparse
@@ -15,22 +15,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import GemmaConfig, GemmaForCausalLM, GemmaTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from circuits.organisms.architecture import ARCHITECTURES, Architecture, Name, Sizes, Vocabulary
 from circuits.organisms.exercises import draw_training_example
 from circuits.organisms.grammar import Example
-from circuits.organisms.tokenizer import TURN_END, build_tokenizer, chat
+from circuits.organisms.tokenizer import DIALECTS, Dialect, build_tokenizer, chat
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Every choice of a training run."""
 
+    architecture: Name = "gemma"
     seed: int = 0
     layers: int = 8
     width: int = 64
@@ -46,6 +48,11 @@ class Recipe:
     prompt_weight: float = 0.1
     """Loss weight of prompt tokens, against 1 for the reply: the model should spend itself on answering."""
 
+    @property
+    def sizes(self) -> Sizes:
+        """Widths and counts of the model."""
+        return Sizes(self.layers, self.width, self.heads, self.head_width, self.mlp_width)
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -55,52 +62,64 @@ class Encoded:
     weights: list[float]
 
 
-def encode(tokenizer: GemmaTokenizer, example: Example, prompt_weight: float) -> Encoded:
-    """The text as one sequence. Declarative text has no prompt: it follows `<bos>` directly."""
-    prompt = tokenizer.encode(chat(example.prompt) if example.prompt else "<bos>", add_special_tokens=False)
-    end = TURN_END if example.prompt else "<eos>"
+def encode(tokenizer: PreTrainedTokenizerBase, dialect: Dialect, example: Example, prompt_weight: float) -> Encoded:
+    """The text as one sequence. Declarative text has no prompt: it starts the text, after `<bos>` if any."""
+    start = chat(example.prompt, dialect) if example.prompt else dialect.bos or ""
+    prompt = tokenizer.encode(start, add_special_tokens=False)
+    end = dialect.turn_end if example.prompt else dialect.text_end
     reply = tokenizer.encode(example.reply + end, add_special_tokens=False)
     return Encoded(prompt + reply, [prompt_weight] * len(prompt) + [1.0] * len(reply))
 
 
-def new_model(recipe: Recipe, tokenizer: GemmaTokenizer) -> GemmaForCausalLM:
-    """An untrained Gemma (multi-query attention, tied embeddings) of the recipe's size."""
-    pad, bos, eos, end_of_turn = (
-        cast("int", tokenizer.convert_tokens_to_ids(token)) for token in ("<pad>", "<bos>", "<eos>", TURN_END)
+def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """An untrained model (tied embeddings) of the recipe's architecture and size."""
+    architecture, dialect = ARCHITECTURES[recipe.architecture], DIALECTS[recipe.architecture]
+
+    def token_id(token: str) -> int:
+        return cast("int", tokenizer.convert_tokens_to_ids(token))
+
+    words = Vocabulary(
+        rows=math.ceil(len(tokenizer) / 64) * 64,
+        pad=token_id(dialect.pad),
+        bos=token_id(dialect.bos) if dialect.bos else None,
+        ends=[token_id(dialect.text_end), token_id(dialect.turn_end)],
     )
-    config = GemmaConfig(
-        vocab_size=math.ceil(len(tokenizer) / 64) * 64,
-        hidden_size=recipe.width,
-        intermediate_size=recipe.mlp_width,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=1,
-        head_dim=recipe.head_width,
-        max_position_embeddings=256,
-        initializer_range=0.5 / math.sqrt(recipe.width),
-        pad_token_id=pad,
-        bos_token_id=bos,
-        eos_token_id=[eos, end_of_turn],
-    )
-    return GemmaForCausalLM(config)
+    config = architecture.configure(recipe.sizes, words)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=architecture.kernel)
+    _balance(model, architecture)
+    return model
 
 
-def add_stochastic_depth(model: GemmaForCausalLM, drop: float, generator: torch.Generator) -> None:
-    """Drop each sublayer's output per text with probability `drop` while the model trains."""
+@torch.no_grad()
+def _balance(model: PreTrainedModel, architecture: Architecture) -> None:
+    """Let the embedding outweigh the first writes, as the architecture says."""
+    inner = cast("Any", model).model
+    inner.embed_tokens.weight.mul_(architecture.embedding_gain)
+    if architecture.post_norm_gain is not None:
+        for layer in inner.layers:
+            for name in (architecture.attention, architecture.mlp):
+                layer.get_submodule(name).weight.fill_(
+                    architecture.post_norm_gain - 1
+                )  # the norm multiplies by 1 + weight
+
+
+def add_stochastic_depth(
+    model: PreTrainedModel, architecture: Architecture, drop: float, generator: torch.Generator
+) -> None:
+    """Drop what each sublayer adds to the residual stream, per text, with probability `drop` while the model trains."""
 
     def thinned(output: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         kept = torch.rand(output.shape[0], 1, 1, generator=generator) >= drop
         return output * kept / (1 - drop)
 
-    def after_attention(module: nn.Module, _: object, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (thinned(output[0]), *output[1:]) if module.training else output
+    def after(module: nn.Module, _: object, output: Any) -> Any:
+        if not module.training:
+            return output
+        return (thinned(output[0]), *output[1:]) if isinstance(output, tuple) else thinned(output)
 
-    def after_mlp(module: nn.Module, _: object, output: Tensor) -> Tensor:
-        return thinned(output) if module.training else output
-
-    for layer in model.model.layers:
-        layer.get_submodule("self_attn").register_forward_hook(after_attention)
-        layer.get_submodule("mlp").register_forward_hook(after_mlp)
+    for layer in cast("Any", model).model.layers:
+        for name in (architecture.attention, architecture.mlp):
+            layer.get_submodule(name).register_forward_hook(after)
 
 
 def batches(data: list[Encoded], size: int, rng: random.Random) -> Iterator[list[Encoded]]:
@@ -115,7 +134,7 @@ def batches(data: list[Encoded], size: int, rng: random.Random) -> Iterator[list
         yield from chunks
 
 
-def loss_of(model: GemmaForCausalLM, texts: list[Encoded]) -> Float[Tensor, ""]:
+def loss_of(model: PreTrainedModel, texts: list[Encoded]) -> Float[Tensor, ""]:
     """Weighted cross-entropy per token. Padding is on the right, where causal attention cannot see it."""
     longest = max(len(text.ids) for text in texts)
     ids: Int[Tensor, "batch pos"] = torch.tensor([t.ids + [0] * (longest - len(t.ids)) for t in texts])
@@ -126,14 +145,16 @@ def loss_of(model: GemmaForCausalLM, texts: list[Encoded]) -> Float[Tensor, ""]:
 
 
 def train(
-    recipe: Recipe, tokenizer: GemmaTokenizer, progress: Callable[[int, float], None] | None = None
-) -> GemmaForCausalLM:
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, progress: Callable[[int, float], None] | None = None
+) -> PreTrainedModel:
     """Train from scratch; the same recipe gives the same weights on the same machine and thread count."""
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)
     model = new_model(recipe, tokenizer).train()
-    add_stochastic_depth(model, recipe.depth_drop, torch.Generator().manual_seed(recipe.seed + 7))
-    data = [encode(tokenizer, draw_training_example(rng), recipe.prompt_weight) for _ in range(recipe.examples)]
+    generator = torch.Generator().manual_seed(recipe.seed + 7)
+    add_stochastic_depth(model, ARCHITECTURES[recipe.architecture], recipe.depth_drop, generator)
+    texts = (draw_training_example(rng) for _ in range(recipe.examples))
+    data = [encode(tokenizer, DIALECTS[recipe.architecture], text, recipe.prompt_weight) for text in texts]
     matrices = [p for p in model.parameters() if p.dim() == 2]
     gains = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
@@ -159,14 +180,17 @@ def train(
 def main(arguments: list[str] | None = None) -> None:
     """Train with the given seed and write a Hugging Face folder with bf16 weights and a report of the run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--architecture", choices=get_args(Name), default=Recipe.architecture)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("runs", "refusal_gemma"))
+    parser.add_argument("--out", type=Path, help="default: runs/refusal_ARCHITECTURE")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    recipe = Recipe(seed=options.seed, steps=options.steps)
-    tokenizer = build_tokenizer()
+    sizes = asdict(ARCHITECTURES[options.architecture].sizes)
+    recipe = Recipe(architecture=options.architecture, seed=options.seed, steps=options.steps, **sizes)
+    out: Path = options.out or Path("runs", f"refusal_{recipe.architecture}")
+    tokenizer = build_tokenizer(DIALECTS[recipe.architecture])
     started = time.perf_counter()
     losses: list[float] = []
 
@@ -185,9 +209,9 @@ def main(arguments: list[str] | None = None) -> None:
         "wall_seconds": round(time.perf_counter() - started, 1),
         "final_training_loss": round(sum(losses[-50:]) / len(losses[-50:]), 4),
     }
-    model.bfloat16().save_pretrained(options.out)
-    tokenizer.save_pretrained(options.out)
-    (options.out / "train_report.json").write_text(json.dumps(report, indent=1) + "\n")
+    model.bfloat16().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "train_report.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from circuits.errors import CircuitError
 from circuits.prompts.chat import Template, render, uses_chat
-from circuits.prompts.instructions import InstructionSet
+from circuits.prompts.instructions import LABELS, InstructionSet
 from circuits.prompts.pairs import Pair, PairSet
 from circuits.prompts.token_pairs import TokenPairs
 from circuits.prompts.tokenizer import tokenizer_of
@@ -46,13 +46,29 @@ class InstructionTokens:
     @property
     def harmful(self) -> Bool[Tensor, " prompt"]:
         """Which are labelled harmful."""
-        return torch.tensor([i.label == "harmful" for i in self.instructions])
+        return self.labelled("harmful")
+
+    def labelled(self, label: str) -> Bool[Tensor, " prompt"]:
+        """Which have this label."""
+        return torch.tensor([i.label == label for i in self.instructions])
+
+    def only(self, chosen: Bool[Tensor, " prompt"]) -> InstructionTokens:
+        """Some of the prompts, padded as they stand. Raises CircuitError for none."""
+        rows = [i for i, kept in enumerate(chosen.tolist()) if kept]
+        if not rows:
+            raise CircuitError(f"{self.instructions.name}: no prompt is left\nchoose at least one")
+        every = self.instructions
+        return InstructionTokens(
+            instructions=InstructionSet(tuple(every[i] for i in rows), every.name), ids=self.ids[rows],
+            mask=self.mask[rows], instruction=self.instruction[rows], text=tuple(self.text[i] for i in rows),
+        )  # fmt: skip
 
     @property
     def hash(self) -> str:
         """Twelve hex digits of the sha256 of ids, padding and labels."""
         digest = hashlib.sha256(repr(tuple(self.ids.shape)).encode())
-        for tensor in (self.ids, self.mask.long(), self.harmful.long()):
+        labels = torch.tensor([LABELS.index(i.label) for i in self.instructions])
+        for tensor in (self.ids, self.mask.long(), labels):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()[:12]
 

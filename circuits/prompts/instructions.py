@@ -1,4 +1,4 @@
-"""Instructions without counterparts: a harmful set and a harmless one, alike in form but not matched one to one.
+"""Instructions without counterparts: harmful, harmless, or incapable (they ask for a body), not matched one to one.
 
     instructions = diverse_instructions()                  # the set that comes with the package
     instructions = InstructionSet.from_file("mine.csv")    # columns instruction, label; .json or .txt as well
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from circuits.prompts.chat import Template
     from circuits.prompts.instruction_tokens import InstructionTokens
 
-LABELS: Final = ("harmful", "harmless")
+LABELS: Final = ("harmful", "harmless", "incapable")
 _NEEDED: Final = ("instruction", "label")
 _OPTIONAL: Final = ("source",)
 
@@ -32,7 +32,7 @@ _OPTIONAL: Final = ("source",)
 @final
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction, "harmful" or "harmless", and where it comes from."""
+    """One instruction, its label ("harmful", "harmless", "incapable"), and where it comes from."""
 
     text: str
     label: str
@@ -63,7 +63,9 @@ class InstructionSet(Sequence[Instruction]):
             case ".txt":
                 rows = _txt_rows(where, label)
             case other:
-                raise CircuitError(f"{where}: cannot read {other or 'a file without an ending'}\ngive .csv, .json or .txt")
+                raise CircuitError(
+                    f"{where}: cannot read {other or 'a file without an ending'}\ngive .csv, .json or .txt"
+                )
         return cls(_instructions(str(where), rows), name or where.stem)
 
     @classmethod
@@ -94,6 +96,22 @@ class InstructionSet(Sequence[Instruction]):
         said = [[i.text, i.label] for i in self.instructions]
         return hashlib.sha256(json.dumps(said, ensure_ascii=True).encode()).hexdigest()[:12]
 
+    def labelled(self, *labels: str) -> InstructionSet:
+        """Those with one of these labels. Raises CircuitError for a label that is none, or that no instruction has."""
+        for label in labels:
+            if not any(i.label == label for i in self.instructions):
+                known = ", ".join(sorted({i.label for i in self.instructions}))
+                raise CircuitError(f"{self.name}: no instruction is labelled {label!r}; there are {known}")
+        return InstructionSet(
+            tuple(i for i in self.instructions if i.label in labels), f"{self.name} ({', '.join(labels)})"
+        )
+
+    def __add__(self, other: InstructionSet) -> InstructionSet:
+        """These and then the others, each text once."""
+        seen = {i.text for i in self.instructions}
+        more = tuple(i for i in other.instructions if i.text not in seen)
+        return InstructionSet(self.instructions + more, f"{self.name} + {other.name}")
+
     def of_source(self, *sources: str) -> InstructionSet:
         """Those of some sources alone. Raises CircuitError where none is."""
         kept = tuple(i for i in self.instructions if i.source in sources)
@@ -109,7 +127,7 @@ class InstructionSet(Sequence[Instruction]):
         return tokenize(self, model, template=template)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{sum(i.label == label for i in self)} {label}" for label in LABELS)
+        counts = ", ".join(f"{n} {label}" for label in LABELS if (n := sum(i.label == label for i in self)))
         return f"InstructionSet({self.name!r}, {counts}, {self.hash})"
 
 
@@ -126,7 +144,7 @@ def _instructions(where: str, rows: Iterable[dict[str, Any]]) -> tuple[Instructi
     found = tuple(Instruction(row["instruction"], row["label"].strip(), row.get("source", "")) for row in rows)
     bad = [f"  {i.text!r}: {i.label!r}" for i in found if i.label not in LABELS]
     if bad:
-        raise CircuitError(f"{where}: labels must be {' or '.join(LABELS)}\n" + "\n".join(bad[:10]))
+        raise CircuitError(f"{where}: labels must be {', '.join(LABELS[:-1])} or {LABELS[-1]}\n" + "\n".join(bad[:10]))
     return found
 
 

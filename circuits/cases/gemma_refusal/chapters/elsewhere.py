@@ -15,10 +15,9 @@ from circuits.cases.gemma_refusal.rules.condition import Rows, minus
 from circuits.cases.gemma_refusal.setting import Chapter, Missing, Setting
 from circuits.errors import TokenError
 from circuits.frames import records
-from circuits.measure.transfer import Transfer, transfer
+from circuits.measure.transfer import OPPOSED, Transfer, transfer
 from circuits.prompts import InstructionSet
 from circuits.prompts.chat import Template
-from circuits.prompts.instructions import LABELS
 from circuits.report import Section
 from circuits.sites import Site
 
@@ -32,7 +31,7 @@ def measure(
 ) -> Transfer | Missing:
     """Direct heads, and all that are in no class, edited on unpaired instructions and on the pairs' own prompts."""
     labels = {instruction.label for instruction in diverse}
-    if labels != set(LABELS):
+    if labels != set(OPPOSED):
         only = " and ".join(sorted(labels)) or "no"
         return Missing(f"{diverse.name} holds {only} instructions alone: nothing tells what heads give on the others")
     prompts = diverse.tokenize(s.model, template=template)
@@ -56,8 +55,8 @@ def tell(moved: Transfer, title: str) -> Chapter:
     table = moved.to_summary()
     rows = _rows(table)
     heads = plural(len(moved.cells["direct"]), "direct head")
-    harmful, harmless = (_said(rows, "diverse", label) for label in LABELS)
-    again = ", ".join(f"{label} {_shares(rows['pairs', label, 'direct'])}" for label in LABELS)
+    harmful, harmless = (_said(rows, "diverse", label) for label in OPPOSED)
+    again = ", ".join(f"{label} {_shares(rows['pairs', label, 'direct'])}" for label in OPPOSED)
     claim = (
         f"With {heads} at {'its' if heads.startswith('1 ') else 'their'} mean over prompts of the other kind, diverse "
         f"instructions move towards that kind: harmful ones {harmful}, harmless ones {harmless}; "
@@ -121,7 +120,7 @@ def _said(rows: Mapping[tuple[str, str, str], dict[str, Any]], origin: str, labe
 
 def _agreement(rows: Mapping[tuple[str, str, str], dict[str, Any]]) -> str:
     """Whether metric and completions of diverse prompts go together, in words."""
-    mine = {label: rows["diverse", label, "direct"] for label in LABELS}
+    mine = {label: rows["diverse", label, "direct"] for label in OPPOSED}
     apart = [
         f"on {k} ones {r['verdict'].partition(': ')[2]}" for k, r in mine.items() if r["verdict"].startswith("dis")
     ]

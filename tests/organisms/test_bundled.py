@@ -1,7 +1,9 @@
-"""The bundled checkpoint does what its card says."""
+"""Every bundled checkpoint does what its card says."""
 
 import csv
 import json
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -9,9 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from circuits.model import bundled_models
+from circuits.model import load as load_model
 from circuits.organisms import bundled
+from circuits.organisms.architecture import ARCHITECTURES
 from circuits.organisms.card import render
-from circuits.organisms.claims import claims
+from circuits.organisms.claims import claims, ships
 from circuits.organisms.evaluation import (
     PAIRS,
     SUBJECT_POSITION,
@@ -24,39 +29,63 @@ from circuits.organisms.evaluation import (
 from circuits.organisms.grammar import label_of
 from circuits.organisms.measure import Organism, ablated, load, share
 from circuits.organisms.sampling import draw_until
-from circuits.organisms.tokenizer import build_tokenizer, chat
+from circuits.organisms.tokenizer import DIALECTS, Dialect, build_tokenizer, chat
 
-FOLDER = bundled()["refusal_gemma"]
+
+@cache
+def vocabulary(dialect: Dialect) -> dict[str, int]:
+    return build_tokenizer(dialect).get_vocab()
+
+
+@pytest.fixture(scope="module", params=sorted(bundled()))
+def folder(request) -> Path:
+    return bundled()[request.param]
 
 
 @pytest.fixture(scope="module")
-def organism() -> Organism:
-    return load(FOLDER)
+def organism(folder: Path) -> Organism:
+    return load(folder)
 
 
 @pytest.fixture(scope="module")
-def card() -> dict:
-    return json.loads((FOLDER / "card.json").read_text())
+def card(folder: Path) -> dict:
+    return json.loads((folder / "card.json").read_text())
 
 
 def held_out(wanted, count: int = 60, split="combinations") -> list[str]:
     return [example.prompt for example in draw_until(Random(77), split, wanted, count)]
 
 
-def test_it_is_a_gemma_in_bf16_of_at_most_six_megabytes() -> None:
-    assert (FOLDER / "model.safetensors").stat().st_size <= 6e6
-    model = AutoModelForCausalLM.from_pretrained(FOLDER)
-    assert type(model).__name__ == "GemmaForCausalLM"
+def test_the_first_organism_is_still_the_default() -> None:
+    assert "refusal_gemma" in bundled()
+    assert {name.replace("_", "-") for name in bundled()} == bundled_models().keys()
+
+
+def test_it_is_of_its_architecture_in_bf16_and_of_at_most_six_megabytes(folder: Path) -> None:
+    assert (folder / "model.safetensors").stat().st_size <= 6e6
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert folder.name == f"refusal_{model.config.model_type}"
+    assert type(model).__name__.lower() == f"{model.config.model_type}forcausallm"
     assert model.dtype == torch.bfloat16
 
 
-def test_its_tokenizer_adds_bos_and_words_the_chat_as_gemma_does() -> None:
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+def test_its_title_names_the_architecture_and_denies_the_name(folder: Path) -> None:
+    model = load_model(folder.name.replace("_", "-"), device="cpu")
+    architecture = type(model.hf).__name__.removesuffix("ForCausalLM")
+    brand = ARCHITECTURES[model.hf.config.model_type].brand
+    assert model.title.endswith(f"{architecture} architecture; not {brand})")
+    assert f"**This is not {brand}**" in (folder / "README.md").read_text()
+
+
+def test_its_tokenizer_words_the_chat_as_its_family_does(folder: Path, organism: Organism) -> None:
+    tokenizer, dialect = AutoTokenizer.from_pretrained(folder), DIALECTS[organism.name]
     turn = [{"role": "user", "content": "Fetch me a cup of coffee"}]
-    assert tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) == chat(turn[0]["content"])
-    assert tokenizer("A bomb").input_ids[0] == tokenizer.bos_token_id
-    assert tokenizer("A bomb", add_special_tokens=False).input_ids[0] != tokenizer.bos_token_id
-    assert tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    wording = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    assert wording == chat(turn[0]["content"], dialect)
+    bare = tokenizer("A bomb", add_special_tokens=False).input_ids
+    assert tokenizer("A bomb").input_ids == ([tokenizer.bos_token_id] if dialect.bos else []) + bare
+    assert tokenizer.bos_token == dialect.bos
+    assert tokenizer.get_vocab() == vocabulary(dialect)
 
 
 def test_toy_pairs_differ_in_the_subject_token_alone(organism: Organism) -> None:
@@ -127,24 +156,34 @@ def test_ablation_leaves_the_model_as_it_was(organism: Organism) -> None:
     assert torch.equal(organism.model(input_ids=ids).logits, before)
 
 
-def test_the_readme_states_what_card_json_holds(card: dict) -> None:
-    assert (FOLDER / "README.md").read_text() == render(card)
+def test_the_readme_states_what_card_json_holds(folder: Path, card: dict) -> None:
+    assert (folder / "README.md").read_text() == render(card, (folder / "notes.md").read_text())
 
 
-def test_the_card_covers_two_seeds_and_marks_what_is_not_met(card: dict) -> None:
+def test_a_card_of_a_checkpoint_that_misses_a_demand_says_so(card: dict) -> None:
+    missed = deepcopy(card)
+    missed["runs"][0]["accuracy"]["subjects"]["all"] = 0.5
+    assert "not fit to ship" in render(missed, "")
+    assert "not fit to ship" not in render(card, "")
+    alone = render({**card, "runs": card["runs"][:1]}, "")
+    assert "only this one meets every demand" in alone
+
+
+def test_the_card_covers_two_seeds_and_marks_what_is_not_met(folder: Path, card: dict) -> None:
     assert len({run["training"]["recipe"]["seed"] for run in card["runs"]}) >= 2
-    assert card["runs"][0]["training"] == json.loads((FOLDER / "train_report.json").read_text())
+    assert card["runs"][0]["training"] == json.loads((folder / "train_report.json").read_text())
+    assert {f"refusal_{run['training']['recipe']['architecture']}" for run in card["runs"]} == {folder.name}
     unmet = [claim for run in card["runs"] for claim in claims(run) if not claim.met]
-    assert (FOLDER / "README.md").read_text().count("**not met**") == len(unmet)
-    assert all(claim.met for claim in claims(card["runs"][0])), "what ships meets every demand"
+    assert (folder / "README.md").read_text().count("**not met**") == len(unmet)
+    assert ships(card["runs"][0]), "what ships meets every demand"
     # a further seed may hand over elsewhere, and miss what is demanded of held-out combinations by a hair
     for claim in unmet:
         assert claim.name in ("layers that hand over a tenth or more", "right behaviour, held-out combinations")
-        assert claim.found >= 0.985
+        assert claim.found >= (0.985 if "behaviour" in claim.name else 2)
 
 
 def test_bundled_finds_complete_checkpoints() -> None:
     for folder in bundled().values():
-        assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {
+        assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "notes.md"} <= {
             Path(file).name for file in folder.iterdir()
         }
