@@ -45,6 +45,7 @@ AXES: Final[dict[str, str]] = {
     "concept": "a direction with a meaning: of - against, two labels of prompts",
     "dose": "one edit at one strength: a layer with a coefficient, an angle",
     "estimator": "a way of making one direction out of two sets of prompts",
+    "score": "what a judge scores, by name",
     "feature": "a latent of a sparse autoencoder",
     "plane": "a named plane of the residual stream",
     "token": "one token of a named set of tokens",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from circuits.case import Case, Progress, few_threads, layer_groups, main, parser, writable
+from circuits.case import Progress, few_threads, layer_groups, main, parser, writable
+from circuits.cases.gemma_refusal.__main__ import CASE
 from circuits.errors import CircuitError, OutputError, SiteError
 
 
 def arguments(*words: str) -> argparse.Namespace:
-    return parser(Case("x", "?", lambda _args, _progress: Path())).parse_args(words)
+    return parser(CASE).parse_args(words)
 
 
 def test_layer_ranges_in_three_spellings():
@@ -41,7 +43,7 @@ def test_groups_that_are_none(words: tuple[str, ...], said: str):
 
 
 def run(study, *words: str) -> int:
-    return main(Case("circuits.cases.x", "?", study), words)
+    return main(replace(CASE, study=study), words)
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str]):

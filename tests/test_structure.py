@@ -16,13 +16,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
     ("errors", "axes"),
-    ("sites", "linalg", "stats", "draw", "refusal", "result"),
+    ("sites", "linalg", "stats", "selection", "draw", "refusal", "result"),
     ("frames",),
     ("prompts", "model"),
     ("metrics",),
     ("interventions",),
     ("engine",),
-    ("tables", "judges", "edits"),
+    ("tables", "judges", "edits", "sae"),
     ("measure",),
     ("graph",),
     ("report",),

@@ -13,11 +13,11 @@ from circuits.engine.baseline import baseline
 from circuits.engine.capture import Run, capture
 from circuits.engine.certificate import Certificate
 from circuits.engine.donors import mean_activations, resampled_activations
-from circuits.engine.generate import generate
+from circuits.engine.generate import generate, generate_cells
 from circuits.engine.read import Reading, read
 from circuits.engine.sweep import Swept, sweep
 
 __all__ = [
-    "Certificate", "Reading", "Run", "Swept", "baseline", "capture", "generate", "mean_activations", "read",
+    "Certificate", "Reading", "Run", "Swept", "baseline", "capture", "generate", "generate_cells", "mean_activations", "read",
     "resampled_activations", "sweep",
 ]  # fmt: skip

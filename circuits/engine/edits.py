@@ -50,8 +50,8 @@ class Bound:
         return self.intervention.site.kind == "resid_post"
 
     def grown(self, step: Float[Tensor, "pair pos ..."]) -> Bound:
-        """The same edit for tokens generated after the prompt: at every one of them."""
-        return replace(self, mask=self.mask.new_ones(step.shape[:2]))
+        """The same edit for tokens generated after the prompt: at every one of them, in the rows it edits at all."""
+        return replace(self, mask=self.mask.any(1, keepdim=True).expand(step.shape[:2]))
 
     def at_row(self, row: int, pair: int, n_rows: int) -> Bound:
         """The same edit for one pair alone, which stands in row `row` of a batch of `n_rows`."""

@@ -1,21 +1,29 @@
-"""Completions under any interventions: the base prompts go on, token by token, with the edits in place."""
+"""Completions under any interventions: the base prompts go on, token by token, with the edits in place.
+
+Prompts are one left-padded batch with cached keys and values; several cells share the batch too, a block of rows each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuits.engine.capture import capture
+from circuits.engine.capture import Run, capture
 from circuits.engine.edits import bind, check, sites_of
 from circuits.engine.oracle import full_hooks
+from circuits.engine.stack import stacked
 from circuits.errors import SiteError
 from circuits.interventions import Cell, Patch
 from circuits.model import Model
 from circuits.model.hooks import hooked, require_fired
 from circuits.prompts.align import TokenPairs
+
+ROWS: Final = 512
+"""Prompts, over all cells, that go on together."""
 
 
 def generate(
@@ -33,21 +41,52 @@ def generate(
     Greedy at temperature 0, else sampled with `seed`. Patches act on the prompt, from the other prompt's run; edits of
     all positions also act on every generated token. Raises what `bind` raises, before generating.
     """
+    return _generate(model, tokens, [cell], on, max_new_tokens, temperature, seed)[0]
+
+
+def generate_cells(
+    model: Model, tokens: TokenPairs, cells: Sequence[Cell], *, on: str = "clean", max_new_tokens: int = 32,
+    rows: int = ROWS,
+) -> list[list[str]]:  # fmt: skip
+    """For every cell what `generate` gives, greedily; as many cells share a batch as `rows` prompts hold.
+
+    Rounding differs with the batch, as in any batched model: two tokens that tie to the last digit may change places.
+    """
+    for cell in cells:
+        check(model, tokens, cell)
+    at_once = max(1, rows // tokens.n_pairs)
+    return [
+        completions
+        for start in range(0, len(cells), at_once)
+        for completions in _generate(model, tokens, cells[start : start + at_once], on, max_new_tokens, 0.0, 0)
+    ]
+
+
+def _generate(
+    model: Model, tokens: TokenPairs, cells: Sequence[Cell], on: str, max_new_tokens: int, temperature: float, seed: int
+) -> list[list[str]]:
     if on not in ("clean", "corrupt"):
         raise SiteError(f"no prompt called {on!r}; complete the 'clean' or the 'corrupt' one")
-    check(model, tokens, cell)
+    for cell in cells:
+        check(model, tokens, cell)
     ids, other = (tokens.clean, tokens.corrupt) if on == "clean" else (tokens.corrupt, tokens.clean)
-    patched = any(isinstance(i, Patch) and i.value is None for i in cell)
-    source = capture(model, other, tokens.mask, sites_of([cell])) if patched else None
-    bound = bind(model, tokens, cell, source)
-    hooks = full_hooks(bound, tokens.n_pos)
+    source: Run | None = None
+    if any(isinstance(i, Patch) and i.value is None for cell in cells for i in cell):
+        source = capture(model, other, tokens.mask, sites_of(list(cells)))
+    bound = [bind(model, tokens, cell, source) for cell in cells]
+    hooks = full_hooks(bound[0] if len(cells) == 1 else stacked(bound, tokens.n_pairs), tokens.n_pos)
+    rows, mask = ids.repeat(len(cells), 1), tokens.mask.repeat(len(cells), 1)
     with hooked(model.parts, hooks) as fired:
-        completions = _complete(model, ids, tokens.mask, max_new_tokens, temperature, seed)
+        completions = _complete(model, rows, mask, max_new_tokens, temperature, seed)
     require_fired(hooks, fired, model.name)
-    return completions
+    n = tokens.n_pairs
+    return [completions[k * n : (k + 1) * n] for k in range(len(cells))]
 
 
-def _complete(model: Model, ids: Tensor, mask: Tensor, max_new_tokens: int, temperature: float, seed: int) -> list[str]:
+def _complete(
+    model: Model, ids: Int[Tensor, "row pos"], mask: Bool[Tensor, "row pos"], max_new_tokens: int, temperature: float,
+    seed: int,
+) -> list[str]:  # fmt: skip
     from transformers import GenerationConfig
 
     own = model.hf.generation_config

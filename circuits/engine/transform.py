@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import SiteError
-from circuits.interventions import Ablate, Add, Clamp, Intervention, Number, Patch, Rotate
+from circuits.interventions import Ablate, Add, Aim, Clamp, Intervention, Number, Patch, Rotate
 from circuits.model import Model
 
-_AXES = {"direction": 1, "vector": 1, "plane": 2}
+VECTORS = {"direction": 1, "vector": 1, "plane": 2}
 """Parameters that are vectors, with their axes; one more in front, and they are one per pair."""
 
 
@@ -28,7 +28,7 @@ def parameters(i: Intervention) -> dict[str, Tensor]:
 def fits(i: Intervention, size: int, n_pairs: int) -> None:
     """Raise SiteError naming the parameter whose shape fits neither the site nor the pairs."""
     for name, t in parameters(i).items():
-        axes = _AXES.get(name, 0)
+        axes = VECTORS.get(name, 0)
         one = {0: (), 1: (size,), 2: (2, size)}[axes]
         if tuple(t.shape) not in (one, (n_pairs, *one)):
             raise SiteError(
@@ -45,7 +45,19 @@ def moved(i: Intervention, model: Model) -> Intervention:
 
 def of_pair(i: Intervention, pair: int) -> Intervention:
     """The same intervention with every parameter that is one per pair replaced by that pair's."""
-    return _replaced(i, {name: t[pair] for name, t in parameters(i).items() if t.ndim > _AXES.get(name, 0)})
+    return _replaced(i, {name: t[pair] for name, t in parameters(i).items() if t.ndim > VECTORS.get(name, 0)})
+
+
+def per_pair(i: Intervention, n_pairs: int) -> dict[str, Tensor]:
+    """Every parameter with the pairs as its first axis, whether it was given once or for each."""
+    found: dict[str, Tensor] = {}
+    for f in fields(i):
+        given = getattr(i, f.name)
+        if isinstance(i, Patch) or not isinstance(given, int | float | Tensor):
+            continue
+        t = torch.as_tensor(given, dtype=torch.get_default_dtype()) if not isinstance(given, Tensor) else given
+        found[f.name] = t if t.ndim > VECTORS.get(f.name, 0) else t.expand(n_pairs, *t.shape)
+    return found
 
 
 def _replaced(i: Any, changed: dict[str, Tensor]) -> Any:
@@ -80,11 +92,14 @@ def transform(
         case Clamp():
             v = vector(i.direction)
             return old + (number(i.value) - _along(old, v)) * v
-        case Rotate():
+        case Rotate() | Aim():
             first, second = (vector(row) for row in i.plane.unbind(-2))
             turn = number(i.degrees if isinstance(i.degrees, Tensor) else old.new_tensor(i.degrees)) * math.pi / 180
             x, y = _along(old, first), _along(old, second)
             c, s = torch.cos(torch.as_tensor(turn)), torch.sin(torch.as_tensor(turn))
+            if isinstance(i, Aim):
+                length = torch.hypot(x, y)
+                return old + (length * c - x) * first + (length * s - y) * second
             return old + (c * x - s * y - x) * first + (s * x + c * y - y) * second
         case _ as never:
             assert_never(never)

@@ -11,8 +11,9 @@ import small_models
 import torch
 from oracle import Edit, PairOracle
 
-from circuits.engine import generate
-from circuits.interventions import Ablate, Add, Cell, Patch, ablate_everywhere
+from circuits.engine import generate, generate_cells
+from circuits.errors import SiteError
+from circuits.interventions import Ablate, Add, Cell, Clamp, Patch, Rotate, ablate_everywhere
 from circuits.sites import Site, head
 
 V = torch.randn(32, generator=torch.Generator().manual_seed(5))
@@ -130,3 +131,33 @@ def test_the_prompts_padding_does_not_matter():
     cell = (*ablate_everywhere(V, range(4)), Patch(head(1, 1), "last"))
     together = generate(model, tokens, cell, max_new_tokens=NEW)
     assert together == [generate(model, tokens.select([i]), cell, max_new_tokens=NEW)[0] for i in range(5)]
+
+
+W = torch.randn(5, 32, generator=torch.Generator().manual_seed(6))
+PLANE = torch.linalg.qr(torch.randn(32, 2, generator=torch.Generator().manual_seed(7))).Q.T.contiguous()
+SIDE_BY_SIDE: list[Cell] = [
+    *(cell for cell, _ in CASES.values()),
+    *(ablate_everywhere(V, range(4), alpha=alpha) for alpha in (0.5, 2)),
+    (Add(Site("resid_pre", 1), 30 * W, "all", torch.arange(5.0)),),
+    (Rotate(Site("resid_pre", 3), PLANE, 90.0), Clamp(Site("mlp_out", 2), V, 20)),
+    # the same two edits of one site in either order are two different cells
+    (Add(Site("resid_pre", 2), 40 * V), Ablate(Site("resid_pre", 2), V + W[0])),
+    (Ablate(Site("resid_pre", 2), V + W[0]), Add(Site("resid_pre", 2), 40 * V)),
+    (Patch(head(2, 1), "all"), Patch(Site("pattern", 3, 2), "last", keys="subject")),
+]
+
+
+@pytest.mark.parametrize(("architecture", "on"), [("gemma2", "corrupt"), *((a, "clean") for a in small_models.ARCHITECTURES)])
+def test_cells_side_by_side_are_each_cell_alone(architecture: str, on: str):
+    model, tokens = small_models.model(architecture), small_models.uneven()
+    alone = [generate(model, tokens, cell, on=on, max_new_tokens=NEW) for cell in SIDE_BY_SIDE]
+    for rows in (512, 12):
+        assert generate_cells(model, tokens, SIDE_BY_SIDE, on=on, max_new_tokens=NEW, rows=rows) == alone
+    if architecture not in ("gemma2", "gemma3"):
+        assert len({tuple(said) for said in alone}) > len(SIDE_BY_SIDE) / 2
+
+
+def test_a_bad_cell_stops_all_before_anything_is_said():
+    model, tokens = small_models.model("llama"), small_models.uneven()
+    with pytest.raises(SiteError, match="layer"):
+        generate_cells(model, tokens, [(), (Ablate(Site("resid_pre", 99), V),)])

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from circuits.case import Progress, few_threads, layer_groups, writable
+from circuits.case import Progress, layer_groups
+from circuits.case.made import folder
+from circuits.case.study import open_model
 from circuits.cases.gemma_refusal.setting import Setting
 from circuits.engine import baseline
 from circuits.errors import UndefinedError
 from circuits.frames import undefined
 from circuits.measure.groups import thirds
 from circuits.metrics import Metric, parse_metric
-from circuits.model import Model, load
+from circuits.model import Model
 from circuits.prompts import InstructionSet, PairSet, TokenPairs, diverse_instructions, toy_refusal_pairs
 
 
@@ -37,17 +37,19 @@ def setting(args: argparse.Namespace, progress: Progress) -> tuple[Setting, Inpu
     """
     asked = layer_groups(args)
     pairs = _pairs(args.pairs)
-    model = load(args.model, dtype=args.dtype, device=args.device)
-    few_threads(sum(p.numel() for p in model.hf.parameters()))
+    model = open_model(args, progress)
     found = asked or thirds(model.shape.n_layers)
     groups = {name: model.check_layers(layers, f"group {name!r}") for name, layers in found.items()}
-    progress.say("model", model.title)
     tokens = pairs.tokenize(model, template=args.template, drop_misaligned=args.drop_misaligned)
     metric = parse_metric(model, args.metric or ("diff" if _has_answers(pairs) else "refusal:I"))
     metric.bind(tokens)
     instructions = _instructions(args, model)
     instructions.tokenize(model, template=args.template)  # what is wrong with them is said before anything is run
-    out = _folder(args, model, tokens, metric, groups)
+    asked_for = (
+        tokens.hash, metric.name, {name: list(layers) for name, layers in groups.items()}, args.threshold, args.max_kl,
+        args.seed, args.max_new_tokens, args.diverse,
+    )  # fmt: skip
+    out = folder(args, "gemma_refusal", model, asked_for)
     progress.say("pairs", positions_line(tokens, pairs))
     progress.say("metric", f"{metric.name}  {_gap_line(model, tokens, metric)}")
     return Setting(
@@ -80,20 +82,6 @@ def _pairs(path: str | None) -> PairSet:
 
 def _has_answers(pairs: PairSet) -> bool:
     return all(pair.answer is not None and pair.wrong is not None for pair in pairs)
-
-
-def _folder(
-    args: argparse.Namespace, model: Model, tokens: TokenPairs, metric: Metric, groups: Mapping[str, tuple[int, ...]]
-) -> Path:
-    """Where the run goes: the same inputs give the same folder, other inputs another."""
-    if args.out is not None:
-        return writable(Path(args.out))
-    inputs = (
-        model.hash, args.dtype, tokens.hash, metric.name, {name: list(layers) for name, layers in groups.items()},
-        args.threshold, args.max_kl, args.seed, args.max_new_tokens, args.diverse,
-    )  # fmt: skip
-    identity = hashlib.sha256(repr(inputs).encode()).hexdigest()[:8]
-    return writable(Path("runs") / "gemma_refusal" / f"{model.name.replace('/', '--')}-{identity}")
 
 
 def _gap_line(model: Model, tokens: TokenPairs, metric: Metric) -> str:

@@ -1,41 +1,25 @@
-"""What every chapter of the study works with, and how it measures: timed, counted, written down at once.
-
-A number that does not exist for these prompts or this model (`UndefinedError`, or a class of heads without members) is a
-finding: it becomes a `Missing`, the report says why, and the case goes on. A check that fails (`AuditError`) stops it.
-"""
+"""What every chapter of the study works with: a model, prompts, a metric, and what was asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import TypeVar, final
 
-from circuits.case import Progress, save
-from circuits.engine.cost import forward_passes
+from circuits.case import Progress
+from circuits.case.measured import Missing, Recorder
 from circuits.engine.sweep import Direction
-from circuits.errors import UndefinedError
 from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts import TokenPairs
 from circuits.report import Completion, Section, Verdict
-from circuits.result import Result
+
+__all__ = ["DIRECTIONS", "Chapter", "Missing", "Setting"]
 
 R = TypeVar("R")
 
 DIRECTIONS: tuple[Direction, Direction] = ("denoise", "noise")
-
-
-@final
-@dataclass(frozen=True)
-class Missing:
-    """A measurement that cannot be made here, and why."""
-
-    reason: str
-
-    def section(self, anchor: str, title: str, published: str = "") -> Section:
-        """The section that says so."""
-        return Section(anchor, title, f"Not measured: {self.reason}.", published=published)
 
 
 @final
@@ -65,45 +49,20 @@ class Setting:
     """Where results are written as soon as they exist."""
     progress: Progress
 
+    @property
+    def recorder(self) -> Recorder:
+        """What writes down what is measured."""
+        return Recorder(self.model, self.tokens, self.data, self.progress)
+
     def measure(self, name: str, work: Callable[[], R], note: Callable[[R], str] = lambda _: "") -> R:
-        """Make one measurement (a Result, or several by name), write it to `data`, say what it took and cost."""
-        spent: list[float] = []
-
-        def run() -> R:
-            with forward_passes(self.model, self.tokens) as cost:
-                result = work()
-            spent.append(cost.passes)
-            save(self.data, _named(name.replace(" ", "_"), result))
-            return result
-
-        def said(result: R) -> str:
-            rest = note(result)
-            return f"{spent[0]:>8,.0f} passes{'  ' + rest if rest else ''}"
-
-        result = self.progress.step(name, run, said)
-        self.progress.passes[name] = spent[0]
-        return result
+        """See `Recorder.measure`."""
+        return self.recorder.measure(name, work, note)
 
     def attempt(self, name: str, work: Callable[[], R], note: Callable[[R], str] = lambda _: "") -> R | Missing:
-        """`measure`, or the reason why this number does not exist here."""
-
-        def tried() -> R | Missing:
-            try:
-                return work()
-            except UndefinedError as error:
-                return Missing("; ".join(line.strip() for line in str(error).splitlines()))
-
-        return self.measure(name, tried, lambda r: f"not measured: {r.reason}" if isinstance(r, Missing) else note(r))
+        """See `Recorder.attempt`."""
+        return self.recorder.attempt(name, work, note)
 
     def both(self, measure: Callable[..., R]) -> dict[Direction, R]:
         """A patching measurement in both directions."""
         return {d: measure(self.model, self.tokens, self.metric, direction=d) for d in DIRECTIONS}
 
-
-def _named(name: str, found: Any) -> dict[str, Result]:
-    """What is to be written, each under a name of its own: `heads_noise`, `heads_denoise`."""
-    if isinstance(found, Result):
-        return {name: found}
-    if isinstance(found, Mapping):
-        return {f"{name}_{key}": value for key, value in found.items() if isinstance(value, Result)}  # pyright: ignore[reportUnknownVariableType]
-    return {}

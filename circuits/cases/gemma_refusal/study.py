@@ -6,15 +6,14 @@ Results are written to the output folder as soon as they exist; a step that fail
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from circuits.case import Progress, writable
+from circuits.case.condition import NOTE, minus
+from circuits.case.made import bundled_note, copy_stills, manifest, steps_table
 from circuits.cases.gemma_refusal import graph
 from circuits.cases.gemma_refusal.chapters import (
     behaviour,
@@ -28,16 +27,12 @@ from circuits.cases.gemma_refusal.chapters import (
     upstream,
 )
 from circuits.cases.gemma_refusal.inputs import Inputs, positions_line, setting
-from circuits.cases.gemma_refusal.rules.condition import NOTE, minus
 from circuits.cases.gemma_refusal.setting import Chapter, Setting
-from circuits.errors import OutputError
 from circuits.metrics import RefusalMetric
 from circuits.report import Report, Stills, verdict_table, write
-from circuits.result import versions
 
 SHOWN = ("residual-denoise", "groups-noise", "heads-noise")
 """Figures that README shows."""
-NOT_GEMMA = "A small model trained from scratch on a synthetic grammar: it has Gemma's architecture and is not Gemma."
 
 
 def study(args: argparse.Namespace, progress: Progress) -> Path:
@@ -74,7 +69,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
         report = _report(s, given, args, told, certificate, time.perf_counter() - began)
         index = write(report, given.out, images="never" if args.no_images else "auto", begun=pictures)
     if args.figures:
-        _copy_stills(given.out / "figures", Path(args.figures))
+        copy_stills(given.out / "figures", Path(args.figures), SHOWN)
     progress.show("\n" + verdict_table(report.verdicts, NOTE) + "\n")
     progress.say("graph", str(given.out / "circuit.graphml"))
     return index
@@ -91,7 +86,7 @@ def _report(
         title=f"The refusal circuit in {s.model.name}" if args.pairs is None else f"The circuit behind {s.metric.name}",
         question="Which components carry the difference between the two prompts of each pair, and how?",
         model=s.model.title,
-        model_note=NOT_GEMMA if s.model.origin == "bundled" else "",
+        model_note=bundled_note(s.model),
         pairs=positions_line(s.tokens, given.pairs),
         metric=s.metric.name,
         certificate=certificate,
@@ -99,39 +94,7 @@ def _report(
         verdict_note=NOTE,
         sections=sections,
         completions=[completion for chapter in told for completion in chapter.completions],
-        manifest=_manifest(args, s, seconds),
-        steps=_steps(s.progress),
+        manifest=manifest(args, s.model, f"{s.tokens.n_pairs} pairs ({s.tokens.hash})", seconds),
+        steps=steps_table(s.progress),
         command=args.command,
     )
-
-
-def _steps(progress: Progress) -> pd.DataFrame:
-    """What each measurement took and cost, and all of them together."""
-    table = pd.DataFrame([
-        {"step": name, "seconds": round(seconds, 2), "forward passes": round(progress.passes[name])}
-        for name, seconds in progress.seconds.items()
-    ])  # fmt: skip
-    whole = {"step": "all", "seconds": table["seconds"].sum(), "forward passes": table["forward passes"].sum()}
-    return pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
-
-
-def _manifest(args: argparse.Namespace, s: Setting, seconds: float) -> dict[str, str]:
-    proved = ", ".join(f"{fact} {value:.1e}" for fact, value in s.model.facts.items())
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M"),
-        "model": f"{s.model.title}, hash {s.model.hash}, {args.dtype} on {s.model.device}",
-        "proved on load": proved,
-        "pairs": f"{s.tokens.n_pairs} ({s.tokens.hash})",
-        "seed": str(args.seed),
-        "seconds": f"{seconds:.1f} before the report was written",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-    }
-
-
-def _copy_stills(source: Path, target: Path) -> None:
-    writable(target)
-    missing = [name for name in SHOWN if not (source / f"{name}.png").is_file()]
-    if missing:
-        raise OutputError(f"no still image of {', '.join(missing)}: kaleido and a browser are needed (see the report)")
-    for name in SHOWN:
-        shutil.copy2(source / f"{name}.png", target / f"{name}.png")

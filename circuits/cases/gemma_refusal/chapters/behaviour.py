@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, final
 
+from circuits.case.condition import Rows
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import stages
-from circuits.cases.gemma_refusal.rules.condition import Rows
 from circuits.cases.gemma_refusal.setting import Chapter, Missing, Setting
 from circuits.errors import UndefinedError
 from circuits.frames import largest, records

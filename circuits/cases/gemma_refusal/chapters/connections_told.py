@@ -7,10 +7,10 @@ from typing import Final
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits.case.condition import minus
+from circuits.case.wording import number, told
 from circuits.cases.gemma_refusal.chapters.connections import FAITHFUL, SAMPLE, TOP, Found
-from circuits.cases.gemma_refusal.chapters.wording import number, told
 from circuits.cases.gemma_refusal.rules import connections as rules
-from circuits.cases.gemma_refusal.rules.condition import minus
 from circuits.cases.gemma_refusal.setting import Chapter, Missing
 from circuits.draw import lines
 from circuits.frames import records

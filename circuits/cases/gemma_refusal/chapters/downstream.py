@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.case.condition import HALF, Condition, Rows, minus
+from circuits.case.wording import percent, told
 from circuits.cases.gemma_refusal.chapters.downstream_clamped import clamp_range, clamping
 from circuits.cases.gemma_refusal.chapters.downstream_unembedded import Unembedded, null_space, unembedding
-from circuits.cases.gemma_refusal.chapters.wording import percent, told
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import downstream as rules
-from circuits.cases.gemma_refusal.rules.condition import HALF, Condition, Rows, minus
 from circuits.cases.gemma_refusal.setting import Chapter, Missing, Setting
 from circuits.engine import capture
 from circuits.errors import UndefinedError

@@ -10,10 +10,10 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.cases.gemma_refusal.chapters.wording import number, told
+from circuits.case.condition import HALF, Rows, minus
+from circuits.case.wording import number, told
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import downstream as rules
-from circuits.cases.gemma_refusal.rules.condition import HALF, Rows, minus
 from circuits.cases.gemma_refusal.setting import Chapter
 from circuits.errors import UndefinedError
 from circuits.frames import largest, records

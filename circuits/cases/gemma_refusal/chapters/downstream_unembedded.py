@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.cases.gemma_refusal.chapters.wording import number, told
+from circuits.case.condition import Rows, minus
+from circuits.case.wording import number, told
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import downstream as rules
-from circuits.cases.gemma_refusal.rules.condition import Rows, minus
 from circuits.cases.gemma_refusal.setting import Chapter
 from circuits.frames import long_frame, records, summary
 from circuits.linalg import freeze_norm

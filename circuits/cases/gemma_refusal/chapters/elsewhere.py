@@ -8,10 +8,10 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from circuits.cases.gemma_refusal.chapters.wording import number, told
+from circuits.case.condition import Rows, minus
+from circuits.case.wording import number, told
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import upstream as rules
-from circuits.cases.gemma_refusal.rules.condition import Rows, minus
 from circuits.cases.gemma_refusal.setting import Chapter, Missing, Setting
 from circuits.errors import TokenError
 from circuits.frames import records

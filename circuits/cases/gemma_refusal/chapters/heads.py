@@ -9,10 +9,10 @@ from typing import Any, Final, final
 
 import pandas as pd
 
+from circuits.case.condition import Rows
 from circuits.cases.gemma_refusal.chapters.stages import FRACTION, SURVIVING, certificate_line, figures
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import stages
-from circuits.cases.gemma_refusal.rules.condition import Rows
 from circuits.cases.gemma_refusal.setting import Chapter, Setting
 from circuits.engine.sweep import Direction
 from circuits.frames import records

@@ -14,11 +14,11 @@ from typing import Any, Final, Literal, final
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits.case.condition import Rows, minus
 from circuits.cases.gemma_refusal.chapters import repair_identity
 from circuits.cases.gemma_refusal.chapters.repair_identity import estimate
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import repair as rules
-from circuits.cases.gemma_refusal.rules.condition import Rows, minus
 from circuits.cases.gemma_refusal.setting import Chapter, Missing, Setting
 from circuits.draw import lines
 from circuits.engine.sweep import Direction

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from circuits.cases.gemma_refusal.chapters.wording import told
+from circuits.case.condition import Rows, minus
+from circuits.case.wording import told
 from circuits.cases.gemma_refusal.rules import repair as rules
-from circuits.cases.gemma_refusal.rules.condition import Rows, minus
 from circuits.cases.gemma_refusal.setting import Missing, Setting
 from circuits.frames import cells, records
 from circuits.measure.attention import classify_heads

@@ -10,9 +10,9 @@ from typing import Final, final
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits.case.condition import Rows
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import stages
-from circuits.cases.gemma_refusal.rules.condition import Rows
 from circuits.cases.gemma_refusal.setting import Chapter, Setting
 from circuits.engine.sweep import Direction
 from circuits.frames import largest, records

@@ -10,10 +10,10 @@ from typing import Any, Final, final
 
 import pandas as pd
 
+from circuits.case.condition import Rows, minus
 from circuits.cases.gemma_refusal.chapters.repair_identity import estimate
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import together as rules
-from circuits.cases.gemma_refusal.rules.condition import Rows, minus
 from circuits.cases.gemma_refusal.setting import Chapter, Missing, Setting
 from circuits.engine.sweep import Direction
 from circuits.frames import largest, records, sweep_summary

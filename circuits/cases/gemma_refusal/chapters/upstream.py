@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits.case.condition import HALF, Rows, minus
+from circuits.case.wording import number, percent
 from circuits.cases.gemma_refusal.chapters import elsewhere
 from circuits.cases.gemma_refusal.chapters import upstream_direction as along
 from circuits.cases.gemma_refusal.chapters.elsewhere import plural
-from circuits.cases.gemma_refusal.chapters.wording import number, percent
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import upstream as rules
-from circuits.cases.gemma_refusal.rules.condition import HALF, Rows, minus
 from circuits.cases.gemma_refusal.setting import Chapter, Missing, Setting
 from circuits.draw import bars
 from circuits.engine.sweep import Direction

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import special
 
+from circuits.case.condition import Rows, minus
+from circuits.case.wording import number, percent
 from circuits.cases.gemma_refusal.chapters.elsewhere import plural, spread
-from circuits.cases.gemma_refusal.chapters.wording import number, percent
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import upstream as rules
-from circuits.cases.gemma_refusal.rules.condition import Rows, minus
 from circuits.cases.gemma_refusal.setting import Chapter
 from circuits.frames import cells, records, summary
 from circuits.measure.head_writes import MEASURES, HeadWrites

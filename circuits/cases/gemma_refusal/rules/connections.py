@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from circuits.cases.gemma_refusal.rules.condition import HALF, Condition, verdict
+from circuits.case.condition import HALF, Condition, verdict
 from circuits.report import Verdict
 
 SPARSE: Final = "few connections carry the metric"

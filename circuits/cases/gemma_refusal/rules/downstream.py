@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from circuits.cases.gemma_refusal.rules.condition import HALF, Condition, Rows, Side, condition, verdict
+from circuits.case.condition import HALF, Condition, Rows, Side, condition, verdict
 from circuits.report import Verdict
 from circuits.stats import ALPHA
 from circuits.stats.cluster import cluster_sums

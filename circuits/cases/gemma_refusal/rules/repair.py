@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from circuits.cases.gemma_refusal.rules.condition import Condition, Rows, minus, pick, verdict
+from circuits.case.condition import Condition, Rows, minus, pick, verdict
 from circuits.frames import ROUNDING
 from circuits.report import Verdict
 from circuits.stats import MeanAbove, survival

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from circuits.cases.gemma_refusal.rules.condition import HALF, Condition, Rows, Side, condition, minus, pick, verdict
+from circuits.case.condition import HALF, Condition, Rows, Side, condition, minus, pick, verdict
 from circuits.frames import cells
 from circuits.report import Verdict
 from circuits.sites import Site

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from circuits.cases.gemma_refusal.rules.condition import Condition, Rows, condition, minus
+from circuits.case.condition import Condition, Rows, condition, minus
 from circuits.report import Verdict
 from circuits.report.contents import Ruling
 

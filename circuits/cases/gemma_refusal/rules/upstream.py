@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from circuits.cases.gemma_refusal.rules.condition import HALF, Condition, Rows, Side, condition, minus, verdict
+from circuits.case.condition import HALF, Condition, Rows, Side, condition, minus, verdict
 from circuits.frames import cells
 from circuits.report import Verdict
 from circuits.stats import mean_interval, rate
