@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from circuits.cases.gemma_refusal.rules.condition import Rows
+from circuits.case.condition import Rows
 
 N = 20
 _SPREAD = np.linspace(-0.1, 0.1, N)

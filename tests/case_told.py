@@ -10,7 +10,7 @@ import pandas as pd
 
 import circuits as ct
 from circuits.case import Progress
-from circuits.cases.gemma_refusal.rules.condition import minus
+from circuits.case.condition import minus
 from circuits.cases.gemma_refusal.setting import Chapter, Setting
 from circuits.frames import records
 from circuits.measure.groups import thirds

@@ -10,7 +10,7 @@ from case_rows import N, rows
 from scipy import stats
 
 from circuits.cases.gemma_refusal.rules import downstream as rules
-from circuits.cases.gemma_refusal.rules.condition import Rows
+from circuits.case.condition import Rows
 from circuits.linalg import random_directions
 from circuits.measure.clamping import _r2
 from circuits.stats.interval import resampling

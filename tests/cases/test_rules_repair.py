@@ -12,7 +12,7 @@ from case_rows import N, cell, rows
 
 from circuits.cases.gemma_refusal.rules import repair as rules
 from circuits.cases.gemma_refusal.rules import together
-from circuits.cases.gemma_refusal.rules.condition import Rows, minus
+from circuits.case.condition import Rows, minus
 from circuits.stats.interval import resampling
 
 

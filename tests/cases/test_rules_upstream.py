@@ -11,7 +11,7 @@ import pytest
 from case_rows import N, cell
 
 from circuits.cases.gemma_refusal.rules import upstream as rules
-from circuits.cases.gemma_refusal.rules.condition import Rows
+from circuits.case.condition import Rows
 from circuits.stats import rate
 
 RANGE = {"value": 0.3, "matched": 0.1}
