@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -27,6 +29,7 @@ from circuits.case.condition import NOTE, Condition, minus, verdict
 from circuits.case.made import bundled_note, copy_stills, folder, manifest, steps_table
 from circuits.case.measured import Missing, Recorder
 from circuits.case.progress import Progress
+from circuits.engine.sweep import Direction
 from circuits.metrics import Metric
 from circuits.model import Model, load
 from circuits.prompts import TokenPairs
@@ -54,7 +57,7 @@ class Study:
     ) -> None:  # fmt: skip
         inputs = {name: value for name, value in vars(args).items() if name not in _NOT_INPUTS}
         self.out = folder(args, case, model, (tokens.hash, metric.name, sorted(inputs.items())))
-        self.model, self.metric = model, metric
+        self.model, self.tokens, self.metric = model, tokens, metric
         self._args, self._progress, self._published = args, progress, published
         self._recorder = Recorder(model, tokens, self.out / "data", progress)
         self._pictures = Stills(writable(self.out / "figures"))
@@ -79,22 +82,29 @@ class Study:
         """One step that may have no answer here; see `Recorder.attempt`."""
         return self._recorder.attempt(name, work, note)
 
+    def both(self, name: str, measure: Callable[..., R], **knobs: Any) -> dict[Direction, R]:
+        """One step: a patching measurement, denoising and noising."""
+        run = partial(measure, self.model, self.tokens, self.metric, **knobs)
+        directions: tuple[Direction, Direction] = ("denoise", "noise")
+        return self.measure(name, lambda: {direction: run(direction=direction) for direction in directions})
+
     def tell(
         self, anchor: str, title: str, claim: str, figures: Mapping[str, go.Figure], table: pd.DataFrame | None, *,
         read: str, against: str, notes: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """A section: one sentence of claim, its figures, how to read them, what would contradict it, and the table."""
-        self._add(Section(
+        self.add(Section(
             anchor, title, minus(claim), figures, read, against, self._published.get(anchor, ""), table,
             tuple(map(minus, notes)),
         ))  # fmt: skip
 
     def missing(self, anchor: str, title: str, why: Missing) -> None:
         """The section of a measurement that does not exist here."""
-        self._add(why.section(anchor, title, self._published.get(anchor, "")))
+        self.add(why.section(anchor, title, self._published.get(anchor, "")))
 
-    def _add(self, section: Section) -> None:
-        self._sections.append(section)
+    def add(self, section: Section) -> None:
+        """A section that is written already; its figures are drawn while the next step is measured."""
+        self._sections.append(replace(section, claim=minus(section.claim)))
         if not self._args.no_images:
             self._pictures.add(section.figures)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from circuits.prompts.clusters import subject_clusters, template_clusters
     from circuits.prompts.columns import Column
     from circuits.prompts.instruction_tokens import InstructionTokens
-    from circuits.prompts.instructions import Instruction, InstructionSet, diverse_instructions
+    from circuits.prompts.instructions import Instruction, InstructionSet, capability_instructions, diverse_instructions
     from circuits.prompts.pairs import Pair, PairSet
     from circuits.prompts.subjects import Subject, SubjectFilter, filter_subjects
     from circuits.prompts.token_pairs import Dropped, Positions, TokenPairs
@@ -31,6 +31,7 @@ __all__ = [
     "Subject",
     "SubjectFilter",
     "TokenPairs",
+    "capability_instructions",
     "diverse_instructions",
     "filter_subjects",
     "refusal_subjects",
@@ -51,6 +52,7 @@ _HOME = {
     "Subject": "subjects",
     "SubjectFilter": "subjects",
     "TokenPairs": "token_pairs",
+    "capability_instructions": "instructions",
     "diverse_instructions": "instructions",
     "filter_subjects": "subjects",
     "refusal_subjects": "toy",

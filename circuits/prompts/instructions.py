@@ -131,6 +131,15 @@ class InstructionSet(Sequence[Instruction]):
         return f"InstructionSet({self.name!r}, {counts}, {self.hash})"
 
 
+def capability_instructions() -> InstructionSet:
+    """Requests that need a body ("incapable"), each followed by a harmless one about the same thing.
+
+    Comes with the package; `source` as in `diverse_instructions`. Row 2k + 1 is the partner of row 2k.
+    """
+    with resources.as_file(resources.files("circuits.prompts") / "data" / "capability_instructions.csv") as path:
+        return InstructionSet.from_file(path, name="capability")
+
+
 def diverse_instructions() -> InstructionSet:
     """The set that comes with the package: harmful and harmless instructions, alike in form and unpaired.
 

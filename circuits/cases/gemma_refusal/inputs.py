@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 from circuits.case import Progress, layer_groups
+from circuits.case.inputs import pairs_of, positions_line
 from circuits.case.made import folder
 from circuits.case.study import open_model
 from circuits.cases.gemma_refusal.setting import Setting
@@ -17,7 +18,7 @@ from circuits.frames import undefined
 from circuits.measure.groups import thirds
 from circuits.metrics import Metric, parse_metric
 from circuits.model import Model
-from circuits.prompts import InstructionSet, PairSet, TokenPairs, diverse_instructions, toy_refusal_pairs
+from circuits.prompts import InstructionSet, PairSet, TokenPairs, diverse_instructions
 
 
 @final
@@ -36,7 +37,7 @@ def setting(args: argparse.Namespace, progress: Progress) -> tuple[Setting, Inpu
     Raises CircuitError for input that cannot be used, UndefinedError where no pair has a gap to recover.
     """
     asked = layer_groups(args)
-    pairs = _pairs(args.pairs)
+    pairs = pairs_of(args.pairs)
     model = open_model(args, progress)
     found = asked or thirds(model.shape.n_layers)
     groups = {name: model.check_layers(layers, f"group {name!r}") for name, layers in found.items()}
@@ -64,20 +65,6 @@ def _instructions(args: argparse.Namespace, model: Model) -> InstructionSet:
         return InstructionSet.from_file(args.diverse)
     every = diverse_instructions()
     return every.of_source("grammar") if model.origin == "bundled" else every
-
-
-def positions_line(tokens: TokenPairs, pairs: PairSet) -> str:
-    """How many pairs, of what, and where their subjects stand."""
-    subjects = sorted({int(s) - tokens.n_pos for s in tokens.subject})
-    where = f"subject at {subjects[0]}" if len(subjects) == 1 else f"subject at {subjects[0]} … {subjects[-1]}"
-    dropped = f", {len(tokens.dropped)} dropped" if tokens.dropped else ""
-    return f"{tokens.n_pairs} single-token swaps of {pairs.name}{dropped}, {where}, last at −1".replace(" -", " −")
-
-
-def _pairs(path: str | None) -> PairSet:
-    if path is None:
-        return toy_refusal_pairs()
-    return PairSet.from_json(path) if path.lower().endswith(".json") else PairSet.from_csv(path)
 
 
 def _has_answers(pairs: PairSet) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from circuits.case import Progress, writable
 from circuits.case.condition import NOTE, minus
+from circuits.case.inputs import positions_line
 from circuits.case.made import bundled_note, copy_stills, manifest, steps_table
 from circuits.cases.gemma_refusal import graph
 from circuits.cases.gemma_refusal.chapters import (
@@ -26,7 +27,7 @@ from circuits.cases.gemma_refusal.chapters import (
     together,
     upstream,
 )
-from circuits.cases.gemma_refusal.inputs import Inputs, positions_line, setting
+from circuits.cases.gemma_refusal.inputs import Inputs, setting
 from circuits.cases.gemma_refusal.setting import Chapter, Setting
 from circuits.metrics import RefusalMetric
 from circuits.report import Report, Stills, verdict_table, write

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, final
+from typing import Final, final
 
 import pandas as pd
 
 from circuits.case.condition import Rows
-from circuits.cases.gemma_refusal.chapters.stages import FRACTION, SURVIVING, certificate_line, figures
+from circuits.case.sections.patching import certificate_line, head_sets, heads
 from circuits.cases.gemma_refusal.published import PUBLISHED
 from circuits.cases.gemma_refusal.rules import stages
 from circuits.cases.gemma_refusal.setting import Chapter, Setting
 from circuits.engine.sweep import Direction
-from circuits.frames import records
 from circuits.measure.attention import CLASSES, HeadClasses, classify_heads
 from circuits.measure.head_sets import HeadSetPatching, patch_head_sets
 from circuits.measure.heads import HeadPatching, patch_heads
@@ -50,7 +49,7 @@ def tell(s: Setting, found: Found) -> Chapter:
     direct = tuple(table.loc[table["klass"] == "direct", "label"])
     noised, denoised = (Rows.of(found.sets[d]) for d in ("noise", "denoise"))
     return Chapter(
-        [_attention(found.classes, table), _heads(found.single), _sets(found.sets, table)],
+        [_attention(found.classes, table), heads(found.single), _sets(found.sets, table)],
         [
             stages.direct_heads(noised, denoised, Rows.of(found.classes), direct, s.threshold),
             stages.diagonal_antagonism(denoised),
@@ -60,6 +59,15 @@ def tell(s: Setting, found: Found) -> Chapter:
 
 def _counts(table: pd.DataFrame) -> str:
     return ", ".join(f"{int((table['klass'] == k).sum())} {k}" for k in CLASSES)
+
+
+def _sets(results: Mapping[Direction, HeadSetPatching], classes: pd.DataFrame) -> Section:
+    empty = [name for name in ("direct", "diagonal") if not (classes["klass"] == name).any()]
+    return head_sets(
+        results, PUBLISHED["head-sets"], title="Heads together: classes patched at their own results",
+        chosen="The classes come from the same prompts they are tested on.",
+        notes=[f"No head is {' or '.join(empty)} at this threshold: there is nothing to patch together."] if empty else [],
+    )  # fmt: skip
 
 
 def _attention(classes: HeadClasses, table: pd.DataFrame) -> Section:
@@ -77,35 +85,3 @@ def _attention(classes: HeadClasses, table: pd.DataFrame) -> Section:
     )  # fmt: skip
 
 
-def _heads(results: Mapping[Direction, HeadPatching]) -> Section:
-    table = pd.concat([r.to_summary() for r in results.values()], ignore_index=True)
-    noised = table[table["direction"] == "noise"]
-    top: list[dict[str, Any]] = sorted(records(noised), key=lambda r: -abs(r["mean"]))[:3]
-    named = ", ".join(f"{r['label']} {r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in top)
-    return Section(
-        "heads", "Which head: one by one, at the last position",
-        f"The largest effects under noising: {named}; {int(noised['survives'].sum())} of {len(noised)} heads survive the "
-        "sweep-wide test.",
-        figures("heads", results), f"{FRACTION} {SURVIVING}",
-        "Effects spread evenly over all heads.", "", table, (results["denoise"].provenance.certificate,),
-    )  # fmt: skip
-
-
-def _sets(results: Mapping[Direction, HeadSetPatching], classes: pd.DataFrame) -> Section:
-    table = pd.concat([r.to_summary() for r in results.values()], ignore_index=True)
-    parts = [
-        f"{r['set']} {r['direction'][:-1]}ed {r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in records(table)
-    ]
-    empty = [name for name in ("direct", "diagonal") if not (classes["klass"] == name).any()]
-    none = [f"No head is {' or '.join(empty)} at this threshold: there is nothing to patch together."] if empty else []
-    return Section(
-        "head-sets", "Heads together: classes patched at their own results",
-        "Fraction recovered: " + "; ".join(parts) + ".",
-        figures("head-sets", results),
-        FRACTION + " Beside each set: random sets of as many heads, its own excluded (mean).",
-        "Random sets of the same size that do as much.", PUBLISHED["head-sets"], table,
-        (
-            "The classes come from the same prompts they are tested on.", *none,
-            results["noise"].provenance.certificate,
-        ),
-    )  # fmt: skip

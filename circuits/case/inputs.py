@@ -1,0 +1,59 @@
+"""What several cases are given: pairs, instructions, a metric by token strings, and how they are told."""
+
+from __future__ import annotations
+
+from circuits.errors import TokenError
+from circuits.metrics import LogitDifference, Metric, parse_metric
+from circuits.model import Model
+from circuits.prompts import (
+    InstructionSet,
+    PairSet,
+    TokenPairs,
+    capability_instructions,
+    diverse_instructions,
+    toy_refusal_pairs,
+)
+
+
+def pairs_of(path: str | None) -> PairSet:
+    """Pairs from a file, by its ending, or the bundled ones."""
+    if path is None:
+        return toy_refusal_pairs()
+    return PairSet.from_json(path) if path.lower().endswith(".json") else PairSet.from_csv(path)
+
+
+def instructions_of(path: str | None, model: Model) -> InstructionSet:
+    """Unpaired instructions of a file, or the bundled ones (harmful, harmless, incapable).
+
+    A bundled model knows the words of its own grammar alone, and is given no others.
+    """
+    if path is not None:
+        return InstructionSet.from_file(path)
+    every = diverse_instructions() + capability_instructions()
+    return every.of_source("grammar") if model.origin == "bundled" else every
+
+
+def single_token_difference(model: Model, given: str | None, default: tuple[str, str], *, bundled: str) -> Metric:
+    """The metric asked for, or logit[default 0] − logit[default 1] where both are single tokens.
+
+    A bundled model's replies have words of their own: it is asked `bundled`. Raises TokenError naming what is not one
+    token and how to choose.
+    """
+    if given is not None or model.origin == "bundled":
+        return parse_metric(model, given or bundled)
+    try:
+        return LogitDifference(model, *default)
+    except TokenError as error:
+        raise TokenError(
+            f"the default metric compares {default[0]!r} with {default[1]!r}: {error}\n"
+            "look at how replies begin (ct.generate), and choose the first token of a refusal and that of an answer: "
+            "--metric diff:ANSWER,WRONG"
+        ) from error
+
+
+def positions_line(tokens: TokenPairs, pairs: PairSet) -> str:
+    """How many pairs, of what, and where their subjects stand."""
+    subjects = sorted({int(s) - tokens.n_pos for s in tokens.subject})
+    where = f"subject at {subjects[0]}" if len(subjects) == 1 else f"subject at {subjects[0]} … {subjects[-1]}"
+    dropped = f", {len(tokens.dropped)} dropped" if tokens.dropped else ""
+    return f"{tokens.n_pairs} single-token swaps of {pairs.name}{dropped}, {where}, last at −1".replace(" -", " −")
