@@ -6,7 +6,8 @@
     Ablate(Site("mlp_out", 3), direction)           a ← a − α⟨a,v⟩v
     Add(Site("resid_pre", 10), vector, scale=2)     a ← a + scale·vector
     Clamp(Site("resid_pre", 10), direction, 6.0)    a ← a + (value − ⟨a,v⟩)v
-    Rotate(Site("resid_pre", 10), plane, degrees)   the part of a in the plane, turned
+    Rotate(Site("resid_pre", 10), plane, degrees)   the part of a in the plane, turned by an angle
+    Aim(Site("resid_pre", 10), plane, degrees)      the part of a in the plane, turned to an angle
 
 Directions lie along a site's last axis: d_model for the residual stream, d_head for a head's z, q, k and v. Whatever
 is a vector may be one per pair, [pair, d], and whatever is a number may be one per pair, [pair]; the value of a Patch, which
@@ -26,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.errors import SiteError, UndefinedError
+from circuits.linalg import unit
 from circuits.prompts.align import Positions
 from circuits.sites import Site
 
@@ -43,6 +45,15 @@ Vector = Float[Tensor, " size"] | Float[Tensor, "pair size"]
 """Along a site's last axis; one for all pairs, or one for each."""
 Number = float | Float[Tensor, ""] | Float[Tensor, " pair"]
 """One for all pairs, or one for each."""
+Plane = Float[Tensor, "2 size"] | Float[Tensor, "pair 2 size"]
+"""Two orthonormal rows; one plane for all pairs, or one for each."""
+
+
+def _orthonormal(plane: Plane) -> None:
+    """Raise UndefinedError for rows that span no plane, or are not orthonormal."""
+    gram = plane @ plane.mT
+    if not (gram - torch.eye(2).to(gram)).abs().max() <= 1e-4:
+        raise UndefinedError("a plane is two orthonormal rows; orthonormalise them first (linalg.plane)")
 
 
 def _check(site: Site) -> None:
@@ -51,19 +62,6 @@ def _check(site: Site) -> None:
         raise SiteError(f"{site.label}: an attention row has no directions; only Patch edits a pattern")
     if site.kind == "post" and site.index is not None:
         raise SiteError(f"{site.label}: one neuron is one number; edit it by Patch with a value, or give all neurons")
-
-
-def unit(direction: Vector) -> Vector:
-    """The direction at norm 1. Raises UndefinedError where a norm is (nearly) zero or not finite."""
-    norm = direction.norm(dim=-1, keepdim=True)
-    bad = (~norm.isfinite() | (norm < 1e-8)).flatten().nonzero().flatten().tolist()
-    if bad:
-        which = f" (pair {bad[0]})" if direction.ndim > 1 else ""
-        raise UndefinedError(
-            f"a direction of norm {norm.flatten()[bad[0]].item():.1e}{which} has no unit vector; "
-            "choose another layer or position"
-        )
-    return direction / norm
 
 
 @final
@@ -135,21 +133,41 @@ class Clamp:
 @final
 @dataclass(frozen=True, eq=False)
 class Rotate:
-    """Turn the part of the activation that lies in a plane (two orthonormal rows) by `degrees`, first row to second."""
+    """Turn the part of the activation that lies in a plane (two orthonormal rows) by `degrees`, first row to second.
+
+    Turns add up: made at two layers, what the first has turned the second turns on.
+    """
 
     site: Site
-    plane: Float[Tensor, "2 size"] | Float[Tensor, "pair 2 size"]
+    plane: Plane
     degrees: Number
     positions: Where = "all"
 
     def __post_init__(self) -> None:
         _check(self.site)
-        gram = self.plane @ self.plane.mT
-        if not (gram - torch.eye(2).to(gram)).abs().max() <= 1e-4:
-            raise UndefinedError("a plane is two orthonormal rows; orthonormalise them first (linalg.plane)")
+        _orthonormal(self.plane)
 
 
-Intervention = Patch | Ablate | Add | Clamp | Rotate
+@final
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """Turn the part of the activation that lies in a plane to the angle `degrees`: 0 is the first row, 90 the second.
+
+    Its length is kept, whatever its angle was: (x, y) ← √(x² + y²)·(cos, sin). A part of length zero has no angle and
+    stays. Made twice it is as if made once.
+    """
+
+    site: Site
+    plane: Plane
+    degrees: Number
+    positions: Where = "all"
+
+    def __post_init__(self) -> None:
+        _check(self.site)
+        _orthonormal(self.plane)
+
+
+Intervention = Patch | Ablate | Add | Clamp | Rotate | Aim
 Cell = tuple[Intervention, ...]
 
 

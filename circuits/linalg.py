@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -26,6 +27,78 @@ def component(
 def cosine(a: Float[Tensor, "*batch d_model"], b: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
     """Cosine similarity; NaN (not 0) where either norm is zero, because there it does not exist."""
     return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
+
+
+def unit(direction: Float[Tensor, " size"] | Float[Tensor, "pair size"]) -> Float[Tensor, "*batch size"]:
+    """The direction at norm 1, or each pair's own. Raises UndefinedError where a norm is (nearly) zero or not finite."""
+    norm = direction.norm(dim=-1, keepdim=True)
+    bad = (~norm.isfinite() | (norm < 1e-8)).flatten().nonzero().flatten().tolist()
+    if bad:
+        which = f" (pair {bad[0]})" if direction.ndim > 1 else ""
+        raise UndefinedError(
+            f"a direction of norm {norm.flatten()[bad[0]].item():.1e}{which} has no unit vector; "
+            "choose another layer or position"
+        )
+    return direction / norm
+
+
+def plane(
+    first: Float[Tensor, " d_model"], second: Float[Tensor, " d_model"], *, least_angle: float = 1.0
+) -> Float[Tensor, "2 d_model"]:
+    """Two orthonormal rows: the first vector, and what of the second is perpendicular to it. fp32.
+
+    Raises UndefinedError naming the angle where the lines along the two are closer than `least_angle` degrees: the second
+    row would be made of what little tells them apart. Computed in double precision.
+    """
+    a, b = unit(first.double()), unit(second.double())
+    between = line_angle(a, b)
+    if not between >= least_angle:
+        raise UndefinedError(
+            f"the two vectors are {between:.1f}° from parallel (at least {least_angle:g}° is asked for): they span no "
+            "plane worth the name; choose another second vector"
+        )
+    row = b - (b @ a) * a
+    row = row - (row @ a) * a  # once more: what rounding left of the first
+    return torch.stack([a, row / row.norm()]).float()
+
+
+def line_angle(a: Float[Tensor, " d_model"], b: Float[Tensor, " d_model"]) -> float:
+    """Degrees between the lines along two vectors, 0 to 90. Raises UndefinedError for a vector without direction."""
+    u, v = unit(a.double()), unit(b.double())
+    v = v if u @ v >= 0 else -v
+    return math.degrees(2 * math.atan2(float((u - v).norm()), float((u + v).norm())))  # exact for small angles too
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Principal:
+    """Principal components, by falling variance; only those with any."""
+
+    components: Float[Tensor, "component d_model"]
+    explained: Float[Tensor, " component"]
+    """Share of the sum of squares of what was decomposed; they add up to 1."""
+
+
+def principal(vectors: Float[Tensor, "direction d_model"], *, unit_norm: bool, centred: bool) -> Principal:
+    """Principal components of some vectors, each scaled to norm 1 first or not, their mean taken off or not. fp64.
+
+    Uncentred, the first is close to the mean direction; centred, it is how the vectors differ: these are two answers. A
+    component points to where the vector lies that is longest along it. Raises UndefinedError where nothing varies.
+    """
+    x = vectors.double().cpu()
+    size = x.norm(dim=-1).max()
+    if unit_norm:
+        x = unit(x)
+        size = x.norm(dim=-1).max()
+    x = x - x.mean(0) if centred else x
+    _, values, rows = torch.linalg.svd(x, full_matrices=False)
+    kept = values > 1e-5 * size  # below it is what fp32 leaves of zero
+    if not kept.any():
+        raise UndefinedError("vectors that are all the same have no principal components; give more, or other ones")
+    values, rows = values[kept], rows[kept]
+    along = x @ rows.T
+    longest = along.gather(0, along.abs().argmax(0)[None])[0]
+    return Principal(rows * longest.sign()[:, None], values**2 / (values**2).sum())
 
 
 def random_directions(n: int, d_model: int, *, seed: int) -> Float[Tensor, "direction d_model"]:
@@ -77,7 +150,8 @@ def freeze_norm(norm: Callable[[Tensor], Tensor], at: Float[Tensor, "*batch d_mo
         signs[:3] = torch.tensor([1.0, 1.0, -2.0])
     with torch.no_grad():
         bias, level, waves = (
-            norm(x.to(at.device, at.dtype)[None])[0].double().cpu() for x in (torch.zeros(d_model), torch.ones(d_model), signs)
+            norm(x.to(at.device, at.dtype)[None])[0].double().cpu()
+            for x in (torch.zeros(d_model), torch.ones(d_model), signs)
         )
         out = norm(at).double().cpu() - bias
     gain = (waves - bias) / signs.double()  # up to one factor, which the scales take up

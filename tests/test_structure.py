@@ -22,7 +22,7 @@ ORDER = (
     ("metrics",),
     ("interventions",),
     ("engine",),
-    ("tables", "judges", "edits", "sae"),
+    ("tables", "judges", "edits", "sae", "harness"),
     ("measure",),
     ("graph",),
     ("report",),
@@ -140,25 +140,17 @@ def test_shapes_are_checked_while_tests_run():
     """A name that exists only for the type checker is silently skipped when annotations are checked."""
     wrong = []
     for module, tree in TREES.items():
-        used = (
-            {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-            if any(shapes(module))
-            else set()
-        )
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} if any(shapes(module)) else set()
         for block in ast.walk(tree):
             if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test):
                 for node in ast.walk(block):
                     if isinstance(node, ast.ImportFrom) and node.module in {"torch", "jaxtyping"}:
-                        wrong += [
-                            f"{module}: {a.name}" for a in node.names if a.name in used & {*SHAPES, "Tensor"}
-                        ]
+                        wrong += [f"{module}: {a.name}" for a in node.names if a.name in used & {*SHAPES, "Tensor"}]
     assert not wrong, f"import at run time: {wrong}"
 
 
 def test_files_are_short_and_open_with_a_sentence():
     for module, path in zip(TREES, FILES, strict=True):
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST, (
-            f"{module} is longer than {LONGEST}"
-        )
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST, f"{module} is longer than {LONGEST}"
         first = (ast.get_docstring(TREES[module]) or "").strip(" .")
         assert first or not TREES[module].body, f"{module} has no docstring"

@@ -33,6 +33,17 @@ def instructions_of(path: str | None, model: Model) -> InstructionSet:
     return every.of_source("grammar") if model.origin == "bundled" else every
 
 
+def halves(every: InstructionSet) -> tuple[InstructionSet, InstructionSet]:
+    """Every other prompt of each label: one half to find with, one to test on."""
+    places: dict[str, int] = {}
+    halves: tuple[list[int], list[int]] = ([], [])
+    for i, instruction in enumerate(every):
+        turn = places[instruction.label] = places.get(instruction.label, -1) + 1
+        halves[turn % 2].append(i)
+    first, second = (InstructionSet(tuple(every[i] for i in half), every.name) for half in halves)
+    return first, second
+
+
 def single_token_difference(model: Model, given: str | None, default: tuple[str, str], *, bundled: str) -> Metric:
     """The metric asked for, or logit[default 0] − logit[default 1] where both are single tokens.
 

@@ -30,3 +30,8 @@ def percent(mean: float, low: float, high: float) -> str:
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"{100 * mean:.0f} % (no interval)"
     return f"{100 * mean:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def span(row: Mapping[str, Any], name: str) -> str:
+    """`told` of the columns `name`, `name_low` and `name_high`."""
+    return told({"mean": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]})

@@ -7,6 +7,7 @@
     attention_grid  many heads' patterns, small, on the same tokens
     network         a circuit, left to right
     polar, scatter  a sweep around a circle; prompts in a plane
+    scatter_grid    prompts in a plane of every layer, small
 
 Every figure names its axes with units and carries a caption that says which model its numbers came from.
 """
@@ -18,6 +19,7 @@ from circuits.draw.heat import heatmap
 from circuits.draw.line import lines
 from circuits.draw.points import distribution, scatter
 from circuits.draw.rotation import polar
+from circuits.draw.scatter_grid import scatter_grid
 from circuits.draw.theme import CLASS_COLOURS, PALETTE
 from circuits.draw.waterfall import waterfall
 
@@ -32,5 +34,6 @@ __all__ = [
     "network",
     "polar",
     "scatter",
+    "scatter_grid",
     "waterfall",
 ]

@@ -26,7 +26,7 @@ KINDS: Final[dict[str, str]] = {
     "norm": "what attention adds beyond its heads, where a norm after it has another scale than in the base run",
     "mlp": "what the MLP of a block adds",
     "feature": "a direction of a sparse autoencoder or transcoder (attribute `site`; resid_post unless said)",
-    "error": "what a transcoder's features leave of its MLP's output",
+    "error": "what features leave over of their site, or of an MLP's output (attribute `site`; mlp_out unless said)",
     "metric": "what is measured at the end: the metric, or a logit",
 }
 """Kind of node -> what it is."""
@@ -40,8 +40,8 @@ _SITE_KINDS: Final[dict[SiteKind, str]] = {
 _STEPS: Final = {"resid_pre": 0, "z": 2, "attn_out": 2, "resid_mid": 4, "mlp_out": 6, "resid_post": 8}
 """In the order in which a block computes; a feature of a site comes one step after it. Heads, a post-norm and the attention
 that they make up share a step: none reads another."""
-_FIXED: Final = {"head": "z", "attn": "attn_out", "norm": "attn_out", "mlp": "mlp_out", "error": "mlp_out"}
-_DEFAULT: Final = {"residual": "resid_pre", "feature": "resid_post"}
+_FIXED: Final = {"head": "z", "attn": "attn_out", "norm": "attn_out", "mlp": "mlp_out"}
+_DEFAULT: Final = {"residual": "resid_pre", "feature": "resid_post", "error": "mlp_out"}
 _OWN: Final = re.compile(r"L(0|[1-9]\d*)\.(?:F(0|[1-9]\d*)|post-norm)", re.ASCII)
 """Ids of components that are no site."""
 _LONGEST: Final = 24

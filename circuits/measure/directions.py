@@ -17,21 +17,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.draw import heatmap
 from circuits.engine import capture, sweep
+from circuits.engine.divergence import Divergence
 from circuits.errors import UndefinedError
 from circuits.frames import long_frame
 from circuits.interventions import Add, Cell, ablate_everywhere
 from circuits.linalg import random_directions
-from circuits.metrics import BoundMetric, Metric
+from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.result import Result
+from circuits.selection import Filter, Selection, select
 from circuits.sites import Site
 from circuits.tables import provenance
 
@@ -71,14 +72,19 @@ class DirectionChoice(Result):
         """The chosen difference of means, at its own norm."""
         return self.candidates[self.layer, self.positions.index(self.position)]
 
+    @property
+    def selection(self) -> Selection:
+        """Which filter rejected how many, the survivors, the choice and its ties."""
+        return _select(self.bypass, self.induce, self.kl, self.positions, corrupt=self.corrupt, max_kl=self.max_kl)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per candidate: norm, bypass, induce, kl, whether it passed the filters, and which was chosen."""
         axes = {"layer": list(range(self.bypass.shape[0])), "pos": list(self.positions)}
-        passed = _passes(self.bypass, self.induce, self.kl, corrupt=self.corrupt, max_kl=self.max_kl)
         named = {
             "norm": self.candidates.norm(dim=-1), "bypass": self.bypass, "induce": self.induce, "kl": self.kl,
         }  # fmt: skip
-        frame = long_frame(axes, {n: t.double().numpy() for n, t in named.items()} | {"passed": passed.numpy()})
+        passed = {"passed": self.selection.passed}
+        frame = long_frame(axes, {n: t.double().numpy() for n, t in named.items()} | passed)
         return frame.assign(chosen=(frame["layer"] == self.layer) & (frame["pos"] == self.position))
 
     def figure(self) -> go.Figure:
@@ -125,7 +131,7 @@ def choose_direction(
     ]
     removed = sweep(model, tokens, metric, [*ablations, *nulls], direction="noise")
     added = sweep(model, tokens, metric, additions, direction="denoise")
-    harm = sweep(model, tokens, _Divergence(model, tokens), ablations, direction="denoise", audited=False)
+    harm = sweep(model, tokens, Divergence(model, tokens), ablations, direction="denoise", audited=False)
     scores = torch.full((3, *defined.shape), float("nan"))
     for i, values in enumerate((removed.value[: len(where)], added.value, harm.value)):
         scores[i, defined] = values.mean(-1)
@@ -136,14 +142,14 @@ def choose_direction(
             f"the metric is not higher on the clean prompts ({clean:.3g}) than on the corrupt ones ({corrupt:.3g})\n"
             "clean prompts show the behaviour: swap the columns, or choose a metric that rises with it"
         )
-    layer, p = _best(bypass, induce, kl, corrupt=corrupt, max_kl=max_kl)
+    positions = tuple(c - tokens.n_pos for c in columns)
+    layer, p = _select(bypass, induce, kl, positions, corrupt=corrupt, max_kl=max_kl).index
     return DirectionChoice(
         provenance=provenance(model, tokens, metric, removed.certificate.line),
         candidates=candidates, bypass=bypass, induce=induce, kl=kl,
         held_out=_held_out(difference[:, layer, columns[p]], folds),
         null_bypass=removed.value[len(where) :].mean(-1), clean=clean, corrupt=corrupt,
-        positions=tuple(c - tokens.n_pos for c in columns), layer=layer, position=columns[p] - tokens.n_pos,
-        max_kl=max_kl,
+        positions=positions, layer=layer, position=positions[p], max_kl=max_kl,
     )  # fmt: skip
 
 
@@ -159,27 +165,18 @@ def _size(model: Model, tokens: TokenPairs) -> Float[Tensor, "layer one"]:
     return torch.stack([x[:, -1].float().norm(dim=-1).mean() for x in run.resid[:-1]])[:, None].cpu()
 
 
-def _passes(
+def _select(
     bypass: Float[Tensor, "layer position"], induce: Float[Tensor, "layer position"],
-    kl: Float[Tensor, "layer position"], *, corrupt: float, max_kl: float,
-) -> Tensor:  # fmt: skip
-    return bypass.isfinite() & (kl <= max_kl) & (induce > corrupt)
-
-
-def _best(
-    bypass: Float[Tensor, "layer position"], induce: Float[Tensor, "layer position"],
-    kl: Float[Tensor, "layer position"], *, corrupt: float, max_kl: float,
-) -> tuple[int, int]:  # fmt: skip
-    passed = _passes(bypass, induce, kl, corrupt=corrupt, max_kl=max_kl)
-    if not passed.any():
-        known = bypass.isfinite()
-        raise UndefinedError(
-            f"none of {int(known.sum())} candidate directions passes: {int((kl > max_kl).sum())} have kl above {max_kl} "
-            f"(smallest {np.nanmin(kl.numpy()):.2g}), {int((known & (induce <= corrupt)).sum())} do not raise the metric\n"
-            "raise max_kl, or check that the metric rises with the behaviour"
-        )
-    best = torch.where(passed, bypass, torch.inf).argmin().item()
-    return divmod(int(best), bypass.shape[1])
+    kl: Float[Tensor, "layer position"], positions: tuple[int, ...], *, corrupt: float, max_kl: float,
+) -> Selection:  # fmt: skip
+    """The lowest bypass among candidates that raise the metric and whose kl is small."""
+    score, raised, harm = (t.double().numpy() for t in (bypass, induce, kl))
+    filters = (
+        Filter("kl", harm, "at most", max_kl, "max_kl"),
+        Filter("induce", raised, "more than", corrupt, remedy="check that the metric rises with the behaviour"),
+    )
+    axes = {"layer": range(len(score)), "position": positions}
+    return select(score, filters, axes=axes, what="candidate directions")
 
 
 def _held_out(difference: Float[Tensor, "pair d_model"], folds: int) -> Float[Tensor, "pair d_model"]:
@@ -190,28 +187,3 @@ def _held_out(difference: Float[Tensor, "pair d_model"], folds: int) -> Float[Te
     n = len(difference)
     fold = torch.arange(n) % max(2, min(folds, n))
     return torch.stack([difference[fold != fold[i]].mean(0) for i in range(n)])
-
-
-@final
-class _Divergence(Metric):
-    """KL(unedited ‖ edited) of the corrupt prompts' next token, in nats."""
-
-    name = "KL of the next token"
-
-    def __init__(self, model: Model, tokens: TokenPairs) -> None:
-        logits = capture(model, tokens.corrupt, tokens.mask).last_logits
-        self._reference = logits.float().log_softmax(-1)
-
-    def bind(self, pairs: TokenPairs) -> BoundMetric:
-        del pairs
-        return _BoundDivergence(self._reference)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _BoundDivergence(BoundMetric):
-    reference: Float[Tensor, "pair d_vocab"]
-
-    def __call__(self, logits: Float[Tensor, "row pair d_vocab"]) -> Float[Tensor, "row pair"]:
-        edited = logits.float().log_softmax(-1)
-        return (self.reference.exp() * (self.reference - edited)).sum(-1)

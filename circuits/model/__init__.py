@@ -1,7 +1,8 @@
 """Models: found by name, loaded with Hugging Face numerics, proved on load, opened for hooks.
 
 Reading order: resolve (name -> folder or hub id), parts (where each site lives), hooks (reading and overwriting),
-model (the handle), checks (what is proved), load (all of it together).
+model (the handle), checks (what is proved), assemble (a handle of a module tree), edit_file and orthogonal (stored edits
+in the weights), load (all of it together).
 """
 
 from __future__ import annotations

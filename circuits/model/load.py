@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import hashlib
 import os
 from collections.abc import Generator
-from dataclasses import replace
 from logging import ERROR, getLogger
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from circuits.errors import ModelError
-from circuits.model.checks import prove
-from circuits.model.model import Model, Shape
-from circuits.model.parts import read_parts
+from circuits.model.assemble import assemble
+from circuits.model.edit_file import read_stored
+from circuits.model.model import Model
+from circuits.model.orthogonal import edited, in_weights
 from circuits.model.resolve import DEFAULT_MODEL, Place, bundled_models, resolve
-from circuits.model.weights import ATTENTION
 
 DTypeName = Literal["float32", "bfloat16", "float16", "float64"]
 
@@ -30,15 +28,20 @@ def load(
     device: str = "auto",
     tokenizer: Any = None,
     trust_remote_code: bool = False,
+    edits: str | Path | None = None,
 ) -> Model:
     """Load a model by bundled name, local folder or hub id, and prove what the toolkit relies on (see checks).
 
     Raw Hugging Face numerics: eager attention, no folding, weights from safetensors only, remote code off unless
-    asked for. `device="auto"` takes CUDA where there is one. Raises ModelError with what is missing and the way on.
+    asked for. `device="auto"` takes CUDA where there is one. `edits` is a folder written by `edits.save_edits`: ablations of
+    directions everywhere become orthogonalised weights, in memory alone. Raises ModelError with what is missing and the
+    way on; before any weight is read where the edits are not such ablations.
     """
     place = resolve(name)
+    stored = None if edits is None else read_stored(edits)
+    if stored is not None:
+        in_weights(stored)
     _quiet()
-    from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = _device(device)
@@ -62,42 +65,8 @@ def load(
                 f"{place.path}: the weights lack {', '.join(missing[:3])}{more}; they would be random numbers"
             )
         hf.to(where)
-    # transformer-lens fills in special tokens that a tokenizer lacks, which would change the prompts: it gets a copy,
-    # with the name by which it reloads tokenizers, which one built in memory lacks
-    theirs = copy.deepcopy(tokenizer)
-    theirs.init_kwargs.setdefault("name_or_path", place.path)
-    hf.eval().requires_grad_(requires_grad=False)
-    raw = _shared_copy(hf)
-    try:
-        bridge = TransformerBridge.boot_transformers(
-            place.path, hf_model=hf, tokenizer=theirs, device=str(where), dtype=getattr(torch, dtype)
-        )
-    except (ValueError, NotImplementedError, AttributeError) as error:
-        raise ModelError(f"{type(hf).__name__} is not known to transformer-lens: {error}") from error
-    raw.set_attn_implementation(ATTENTION)
-    config = raw.config.get_text_config()
-    cap = getattr(config, "final_logit_softcapping", None)
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    try:
-        parts = read_parts(raw, bridge.adapter.component_mapping, n_heads=heads, n_kv_heads=kv_heads, d_head=d_head)
-    except (KeyError, AttributeError) as error:
-        raise ModelError(f"the blocks of {type(hf).__name__} are laid out in a way not known here: no {error}") from error
-    shape = Shape(
-        n_layers=len(parts.blocks),
-        n_heads=heads,
-        n_kv_heads=kv_heads,
-        d_model=config.hidden_size,
-        d_head=d_head,
-        d_mlp=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size,
-        d_vocab=parts.unembed.weight.shape[0],  # type: ignore[union-attr]  nn.Module types its attributes loosely
-    )
-    model = Model(
-        name=place.name, origin=place.origin, hf=raw, bridge=bridge, tokenizer=tokenizer, parts=parts, shape=shape,
-        softcap=float(cap) if cap and cap > 0 else None, hash=_hash(raw), facts={},
-    )  # fmt: skip
-    return replace(model, facts=prove(model))
+    model = assemble(place, hf, tokenizer)
+    return model if stored is None else edited(model, stored)
 
 
 def _quiet() -> None:
@@ -119,12 +88,6 @@ def _device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {device!r} is not usable here: {str(error).splitlines()[0]}; try cpu") from error
     return where
-
-
-def _shared_copy(hf: Any) -> Any:
-    """A second module tree over the same parameters: transformer-lens rewires its own, the engine runs the raw one."""
-    memo = {id(t): t for t in [*hf.parameters(), *hf.buffers()]}
-    return copy.deepcopy(hf, memo)
 
 
 def _check_architecture(place: Place, *, trust_remote_code: bool) -> None:
@@ -171,13 +134,3 @@ def _explained(place: Place) -> Generator[None]:
             else "the hub is unreachable or has no such model"
         )
         raise ModelError(f"cannot get {place.name}: {reason} ({first})\n{alternatives}") from error
-
-
-def _hash(hf: Any) -> str:
-    """Identity of the weights: configuration, names, shapes and a strided sample of every parameter's values."""
-    digest = hashlib.sha256(hf.config.to_json_string(use_diff=True).encode())
-    for name, parameter in hf.named_parameters():
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)].double().cpu().numpy()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + sample.tobytes())
-    return digest.hexdigest()[:12]

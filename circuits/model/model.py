@@ -67,16 +67,19 @@ class Model:
     """Short hash of the configuration and of a sample of every parameter's values: an edit of few weights may keep it."""
     facts: dict[str, float]
     """What load() proved, with the numbers it measured."""
+    edits: str = ""
+    """What was changed in the weights after they were read; "" where nothing was."""
 
     @property
     def title(self) -> str:
-        """The name every output carries; a bundled model says that it is not Gemma, or not Qwen."""
+        """The name every output carries; it says of a bundled model that it is not Gemma, and of edits that they are there."""
         n = sum({id(p): p.numel() for p in self.hf.parameters()}.values())
         size = f"{n / 1e9:.1f} B" if n >= 1e9 else f"{n / 1e6:.1f} M" if n >= 1e5 else f"{n / 1e3:.0f} K"
         architecture = type(self.hf).__name__.removesuffix("ForCausalLM")
         where = {"bundled": "bundled, ", "folder": "local folder, ", "hub": ""}[self.origin]
         disclaimer = f"; not {architecture.rstrip('0123456789')}" if self.origin == "bundled" else ""
-        return f"{self.name} ({where}{size} parameters, {architecture} architecture{disclaimer})"
+        changed = f"; weights edited in memory: {self.edits}" if self.edits else ""
+        return f"{self.name} ({where}{size} parameters, {architecture} architecture{disclaimer}{changed})"
 
     @property
     def device(self) -> torch.device:

@@ -111,7 +111,13 @@ def _choice(runs: Sequence[Numbers]) -> str:
     seed = f"Seed {runs[0]['training']['recipe']['seed']}"
     if not ships(runs[0]):
         return f"{seed} misses a demand: this checkpoint is not fit to ship."
-    rivals = [run for run in runs[1:] if ships(run)]
+    short = [claim.name for claim in claims(runs[0]) if not claim.met]
+    if short:
+        return (
+            f"{seed} ships: it behaves as demanded. Its mechanism is less like a large model's than was hoped for: "
+            f"{', '.join(short)}."
+        )
+    rivals = [run for run in runs[1:] if all(claim.met for claim in claims(run))]
     if not rivals:
         return f"{seed} ships: of the seeds that were trained, only this one meets every demand."
     if all(max(steps_of_hand_over(runs[0])) < max(steps_of_hand_over(run)) for run in rivals):

@@ -6,6 +6,7 @@ There is no second prompt and no subject. Means, ablations and given values need
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import final
 
@@ -51,6 +52,15 @@ class InstructionTokens:
     def labelled(self, label: str) -> Bool[Tensor, " prompt"]:
         """Which have this label."""
         return torch.tensor([i.label == label for i in self.instructions])
+
+    def first_of_each(self, n: int) -> InstructionTokens:
+        """The first `n` prompts of every label, in order."""
+        seen: Counter[str] = Counter()
+        kept: list[bool] = []
+        for instruction in self.instructions:
+            seen[instruction.label] += 1
+            kept.append(seen[instruction.label] <= n)
+        return self.only(torch.tensor(kept))
 
     def only(self, chosen: Bool[Tensor, " prompt"]) -> InstructionTokens:
         """Some of the prompts, padded as they stand. Raises CircuitError for none."""

@@ -23,6 +23,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads
 
 import certificate
+import generation
 import gpu
 import growth
 import memory
@@ -50,6 +51,7 @@ def main() -> None:
         "growth": lambda: growth.measure(grown, **sampled),
         "others": lambda: others.measure(size, **sampled),
         "paths": lambda: paths.measure(size, **sampled),
+        "generation": lambda: generation.measure(size, repeats=args.repeats),
         "audit": lambda: certificate.measure(size, repeats=args.repeats + 1),
         "memory": lambda: memory.measure(large, dtype=args.dtype),
         "gpu": lambda: gpu.measure(large),

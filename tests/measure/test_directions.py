@@ -88,6 +88,12 @@ def test_the_best_that_passes_is_chosen(choice: DirectionChoice):
     assert best["bypass"] > frame["bypass"].min(), "the filters decide nothing here"
     assert (int(best["layer"]), int(best["pos"])) == (choice.layer, choice.position)
     assert frame["chosen"].sum() == 1
+    selection = choice.selection
+    assert selection.at == {"layer": choice.layer, "position": choice.position}
+    assert [(r.filter, r.alone) for r in selection.rejected] == [
+        ("finite", 3), ("kl", int((frame["kl"] > 1.0).sum())), ("induce", int((frame["induce"] <= choice.corrupt).sum())),
+    ]  # fmt: skip
+    assert len(selection.survivors) == passes.sum()
 
 
 def test_held_out_directions_do_not_see_their_pair(choice: DirectionChoice):
