@@ -16,9 +16,9 @@ import small_models
 from case_told import check, estimates, held, setting
 
 import circuits as ct
+from circuits.case.wording import number
 from circuits.cases.gemma_refusal import graph
 from circuits.cases.gemma_refusal.chapters import connections, connections_told
-from circuits.case.wording import number
 from circuits.cases.gemma_refusal.setting import Chapter, Missing, Setting
 from circuits.engine.edges import Edge
 from circuits.errors import OutputError

@@ -14,8 +14,8 @@ import torch
 from case_downstream import Real, check, measured, own
 from case_told import setting
 
-from circuits.cases.gemma_refusal.chapters import downstream
 from circuits.case.wording import number, percent, told
+from circuits.cases.gemma_refusal.chapters import downstream
 from circuits.cases.gemma_refusal.rules import downstream as rules
 from circuits.cases.gemma_refusal.setting import Missing
 from circuits.engine import baseline

@@ -11,9 +11,9 @@ import pytest
 import torch
 from case_downstream import Real, check, measured
 
+from circuits.case.wording import number
 from circuits.cases.gemma_refusal.chapters.downstream_clamped import _refuse_from, clamp_range, clamping
 from circuits.cases.gemma_refusal.chapters.downstream_unembedded import Unembedded
-from circuits.case.wording import number
 from circuits.cases.gemma_refusal.rules import downstream as rules
 from circuits.engine import capture
 from circuits.errors import UndefinedError

@@ -13,8 +13,8 @@ import torch
 from case_told import check, estimates, held, setting
 
 import circuits as ct
-from circuits.cases.gemma_refusal.chapters import repair, repair_identity
 from circuits.case.wording import number
+from circuits.cases.gemma_refusal.chapters import repair, repair_identity
 from circuits.cases.gemma_refusal.setting import Missing, Setting
 from circuits.frames import records
 from circuits.linalg import random_directions

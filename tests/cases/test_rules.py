@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from case_rows import N, cell, rows
 
-from circuits.cases.gemma_refusal.rules import stages
 from circuits.case.condition import Condition, Rows, condition, minus, pick, verdict
+from circuits.cases.gemma_refusal.rules import stages
 from circuits.stats import bootstrap_mean, cluster_bootstrap_mean
 from circuits.stats.interval import resampling
 

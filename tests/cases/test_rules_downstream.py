@@ -9,8 +9,8 @@ import torch
 from case_rows import N, rows
 from scipy import stats
 
-from circuits.cases.gemma_refusal.rules import downstream as rules
 from circuits.case.condition import Rows
+from circuits.cases.gemma_refusal.rules import downstream as rules
 from circuits.linalg import random_directions
 from circuits.measure.clamping import _r2
 from circuits.stats.interval import resampling

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from case_rows import N, cell, rows
 
+from circuits.case.condition import Rows, minus
 from circuits.cases.gemma_refusal.rules import repair as rules
 from circuits.cases.gemma_refusal.rules import together
-from circuits.case.condition import Rows, minus
 from circuits.stats.interval import resampling
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from case_rows import N, cell
 
-from circuits.cases.gemma_refusal.rules import upstream as rules
 from circuits.case.condition import Rows
+from circuits.cases.gemma_refusal.rules import upstream as rules
 from circuits.stats import rate
 
 RANGE = {"value": 0.3, "matched": 0.1}

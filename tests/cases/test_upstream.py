@@ -13,10 +13,10 @@ import pytest
 import torch
 from case_upstream import check
 
+from circuits.case.condition import Rows
 from circuits.cases.gemma_refusal.chapters import elsewhere, upstream
 from circuits.cases.gemma_refusal.chapters import upstream_direction as along
 from circuits.cases.gemma_refusal.rules import upstream as rules
-from circuits.case.condition import Rows
 from circuits.cases.gemma_refusal.setting import Chapter, Missing
 
 NUMBER = r"(−?[\d.]+(?:e[−+]?\d+)?)"
