@@ -5,6 +5,7 @@ A position is counted from the end (−1 is the last token), because left paddin
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from circuits.metrics import Metric
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.prompts.clusters import template_clusters
+from circuits.prompts.instruction_tokens import InstructionTokens
 from circuits.result import Provenance
 from circuits.sites import SiteKind
 
@@ -44,6 +46,16 @@ def provenance(model: Model, tokens: TokenPairs, metric: Metric | None = None, c
         clusters=of if some else (),
         certificate=certificate,
     )
+
+
+def of_instructions(
+    model: Model, prompts: InstructionTokens, metric: Metric | None = None, certificate: str = ""
+) -> Provenance:
+    """The same for prompts without partners: how many of each label. Each counts as a draw of its own."""
+    labels = [i.label for i in prompts.instructions]
+    counts = ", ".join(f"{labels.count(label)} {label}" for label in dict.fromkeys(labels))
+    found = provenance(model, prompts.beside_themselves(), metric, certificate)
+    return replace(found, pairs=f"{counts} instructions ({prompts.hash})", clusters=())
 
 
 def patched_frame(

@@ -24,6 +24,7 @@ def bars(  # noqa: PLR0913  each is a column or a name on the figure
     low: str | None = None,
     high: str | None = None,
     threshold: float | None = None,
+    threshold_name: str = "threshold",
     caption: str = "",
 ) -> go.Figure:
     """One bar per row, grouped by `color`; `low` and `high` are the ends of the error bar."""
@@ -85,7 +86,7 @@ def bars(  # noqa: PLR0913  each is a column or a name on the figure
     canvas.head_panels(fig)
     right = 24.0
     if threshold is not None:
-        right = canvas.reference(fig, "threshold", threshold, rows=rows, columns=columns)
+        right = canvas.reference(fig, threshold_name, threshold, rows=rows, columns=columns)
     fig.update_xaxes(
         tickvals=list(range(len(xs))),
         ticktext=[words.token(v) for v in xs],

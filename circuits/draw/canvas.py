@@ -5,7 +5,7 @@ Margins are counted from the labels instead of left to the browser: the caption 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -135,7 +135,22 @@ def finish(  # noqa: PLR0913  each is a column or a name on the figure
     return fig
 
 
-def reference(fig: go.Figure, label: str, level: float, *, rows: int, columns: int) -> float:
+def apart(levels: Sequence[float], span: tuple[float, float], height: float, least: float = 34.0) -> list[float]:
+    """How far, in pixels upwards, each level's name has to move so that names do not cover each other."""
+    size = (span[1] - span[0]) or 1.0
+    own = [(level - span[0]) / size * height for level in levels]
+    moved = dict[int, float]()
+    below = -float("inf")
+    for i in sorted(range(len(own)), key=lambda k: own[k]):
+        moved[i] = below = max(own[i], below + least)
+    over = max(0.0, below - height)  # what would stand above the panel pushes the others down again
+    above = float("inf")
+    for i in sorted(range(len(own)), key=lambda k: -own[k]):
+        moved[i] = above = min(moved[i], above - least, height) if over else moved[i]
+    return [moved[i] - own[i] for i in range(len(own))]
+
+
+def reference(fig: go.Figure, label: str, level: float, *, rows: int, columns: int, shift: float = 0.0) -> float:
     """A dashed line across every panel, named beside the last; returns the right margin its name needs."""
     fig.add_hline(y=level, line={"color": theme.GREY, "dash": "dash", "width": 1.6}, row="all", col="all")
     text = words.wrapped(label, 17) + f"<br>{words.number(level)}"
@@ -149,6 +164,7 @@ def reference(fig: go.Figure, label: str, level: float, *, rows: int, columns: i
         yref=f"y{last}",
         y=level,
         yanchor="middle",
+        yshift=shift,
         showarrow=False,
         align="left",
         font={"size": 11.5, "color": theme.GREY},

@@ -86,7 +86,7 @@ def lines(  # noqa: PLR0913  each is a column or a name on the figure
                 )
                 labels[label] = None
     canvas.head_panels(fig)
-    margins = [canvas.reference(fig, *item, rows=rows, columns=columns) for item in (reference or {}).items()]
+    margins = _references(fig, frame, [c for c in (y, low, high) if c], reference or {}, rows, columns)
     fig.update_xaxes(title_text=words.wrapped(x_title, 92 // columns), zeroline=False)
     bottom = 56
     if pd.api.types.is_integer_dtype(frame[x]):
@@ -116,6 +116,18 @@ def lines(  # noqa: PLR0913  each is a column or a name on the figure
         legend=labels if len(labels) > 1 else (),
         panel_titles=bool(facet),
     )
+
+
+def _references(
+    fig: go.Figure, frame: pd.DataFrame, drawn: list[str], levels: Mapping[str, float], rows: int, columns: int
+) -> list[float]:
+    """A line per level, names kept apart; returns the right margins that they need."""
+    if not levels:
+        return []
+    values = [float(v) for column in drawn for v in frame[column].dropna()] + list(levels.values())
+    shifts = canvas.apart(list(levels.values()), (min(values), max(values)), 250.0 if rows == 1 else 210.0)
+    named = zip(levels.items(), shifts, strict=True)
+    return [canvas.reference(fig, *item, rows=rows, columns=columns, shift=shift) for item, shift in named]
 
 
 def _bands(rows: pd.DataFrame, x: str, low: str, high: str, tint: str, group: str) -> list[go.Scatter]:

@@ -102,7 +102,7 @@ def scatter(  # noqa: PLR0913  each is a column or a name on the figure
     rows = -(-len(parts) // columns)
     names = canvas.order(frame[color])
     shade = theme.colours([str(n) for n in names])
-    height, gap = (380 if columns == 1 else 230), 78
+    height, gap = (380 if columns == 1 else 230), 106
     fig = make_subplots(
         rows=rows,
         cols=columns,

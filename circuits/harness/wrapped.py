@@ -6,8 +6,9 @@ import copy
 import logging
 import random
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
+from io import StringIO
 from typing import Any, Final
 
 import numpy as np
@@ -32,12 +33,12 @@ def need(module: str) -> Any:
 
 @contextmanager
 def apart() -> Generator[None]:
-    """In the context lm-eval prints errors alone; its draws leave everybody else's random numbers as they were."""
+    """In the context lm-eval raises, but prints nothing; its draws leave everybody else's random numbers as they were."""
     logger = logging.getLogger(_LOUD)
     level, drawn, drawn_by_numpy = logger.level, random.getstate(), np.random.get_state()  # noqa: NPY002  the state it uses
     logger.setLevel(logging.ERROR)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), redirect_stderr(StringIO()):  # bars that cannot be turned off
             yield
     finally:
         logger.setLevel(level)

@@ -13,7 +13,7 @@ further work: do heads attend to what makes a request harmful or impossible?
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
@@ -30,7 +30,7 @@ from circuits.model import Model
 from circuits.prompts.instruction_tokens import InstructionTokens
 from circuits.result import Result
 from circuits.sites import Site
-from circuits.tables import provenance
+from circuits.tables import of_instructions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,15 +166,9 @@ def attention_on_tokens(
         found.append(torch.stack([at_query[h.layer][:, h.index] for h in chosen], 1))
     weights, seen = torch.cat(found), prompts.mask & (torch.arange(width) <= query + width)
     _require_rows(model, weights, seen, chosen)
-    counts = {label: sum(i.label == label for i in prompts.instructions) for label in
-              dict.fromkeys(i.label for i in prompts.instructions)}  # fmt: skip
-    said = ", ".join(f"{n} {label}" for label, n in counts.items())
-    about = replace(
-        provenance(model, prompts.beside_themselves()), pairs=f"{said} instructions ({prompts.hash})", clusters=()
-    )
     return AttentionOnTokens(
-        provenance=about, weights=weights, mask=seen, instruction=prompts.instruction, query=query, tokens=prompts.text,
-        heads=tuple(h.label for h in chosen), labels=tuple(i.label for i in prompts.instructions),
+        provenance=of_instructions(model, prompts), weights=weights, mask=seen, instruction=prompts.instruction, query=query,
+        tokens=prompts.text, heads=tuple(h.label for h in chosen), labels=tuple(i.label for i in prompts.instructions),
         text=tuple(i.text for i in prompts.instructions),
     )  # fmt: skip
 

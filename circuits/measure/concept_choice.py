@@ -34,7 +34,7 @@ from circuits.prompts.instruction_tokens import InstructionTokens
 from circuits.result import Result
 from circuits.selection import Filter, Selection, select
 from circuits.sites import Site
-from circuits.tables import provenance
+from circuits.tables import of_instructions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +142,7 @@ def choose_concept_direction(
         )
     layer = _select(bypass, induce, kl, low, max_kl, max_depth).index[0]
     return ConceptChoice(
-        provenance=provenance(model, sides[0], metric, removed.certificate.line), candidates=candidates, bypass=bypass,
+        provenance=of_instructions(model, prompts, metric, removed.certificate.line), candidates=candidates, bypass=bypass,
         induce=induce, kl=kl, null_bypass=removed.value[len(defined) :].mean(-1), of_metric=high, against_metric=low, of=of,
         against=against, max_kl=max_kl, max_depth=max_depth, layer=layer,
     )  # fmt: skip

@@ -162,7 +162,7 @@ def test_on_a_model_the_directions_are_differences_of_residuals(says: Callable[.
     frame = found.to_frame()
     assert frame["angle"].to_numpy() == pytest.approx(np.degrees(np.arccos(found.cosine.numpy())))
     assert (frame["angle_low"] <= frame["angle_high"]).all()
-    assert "8 harmful, 8 incapable, 8 harmless" in found.provenance.pairs
+    assert "8 harmful, 8 harmless, 8 incapable" in found.provenance.pairs
     assert found.expected == 0.5
     for figure in (found.figure(), found.cosine_figure()):
         says(figure, MODEL.name)

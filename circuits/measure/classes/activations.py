@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, final
 
 import numpy as np
@@ -15,7 +15,7 @@ from circuits.errors import CircuitError, UndefinedError
 from circuits.model import Model
 from circuits.prompts.instruction_tokens import InstructionTokens
 from circuits.result import Provenance
-from circuits.tables import provenance
+from circuits.tables import of_instructions
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.intp]
@@ -71,10 +71,7 @@ def labelled(model: Model, prompts: InstructionTokens, labels: Sequence[str], sc
             f"give {FEWEST} of each of two classes or more"
         )
     kept = prompts.only(torch.tensor([i.label in counts for i in prompts.instructions]))
-    said = ", ".join(f"{n} {label}" for label, n in counts.items())
-    about = replace(
-        provenance(model, kept.beside_themselves()), pairs=f"{said} instructions ({kept.hash})", clusters=()
-    )
+    about = of_instructions(model, kept)
     x = last_residuals(model, kept).double().numpy()
     norm = np.linalg.norm(x, axis=-1, keepdims=True)
     apart = np.linalg.norm(x - x.mean(axis=0), axis=-1).max(axis=0)

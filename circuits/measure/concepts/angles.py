@@ -27,7 +27,7 @@ Source: the extension of "Refusal in Language Models Is Mediated by a Single Dir
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
@@ -54,7 +54,7 @@ from circuits.model import Model
 from circuits.prompts.instruction_tokens import InstructionTokens
 from circuits.result import Result
 from circuits.stats.significance import ALPHA
-from circuits.tables import provenance
+from circuits.tables import of_instructions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,10 +221,7 @@ def compare_concepts(
     chosen[np.concatenate(list(rows.values()))] = True
     kept = prompts.only(chosen)
     counts = {label: len(there) for label, there in rows.items()}
-    said = ", ".join(f"{n} {label}" for label, n in counts.items())
-    about = replace(
-        provenance(model, kept.beside_themselves()), pairs=f"{said} instructions ({kept.hash})", clusters=()
-    )
+    about = of_instructions(model, kept)
     activations = last_residuals(model, kept)
     of_prompt = np.array([labels.index(i.label) for i in kept.instructions])
     signs = np.array(

@@ -177,6 +177,7 @@ class PromptSets(Result):
             table[table["size"] == max(self.sizes)], x="estimator", y="removed", color="set", low="low", high="high",
             title=f"Ablating the direction of layer {self.layer} everywhere, clean prompts", x_title="estimator",
             y_title="share of the metric's gap removed", threshold=float(table["null_high"].iloc[0]),
+            threshold_name="random, 97.5 %",
             caption=f"{self._said} · line: 97.5 % of random directions",
         )  # fmt: skip
 

@@ -121,16 +121,19 @@ class EditsOnCircle(Result):
         return pd.DataFrame(rows)
 
     def figure(self) -> go.Figure:
-        """Mean change of the metric under each edit, with what it displaced in the name."""
+        """Mean change of the metric under each edit and the rotations beside it."""
         table = self.to_summary()
-        null = table["edit"].str.startswith("random")
-        table = table[~null & table["n"].gt(0)]
-        shown = [f"{name} ({far:.3g})" for name, far in zip(table["edit"], table["displacement"], strict=True)]
+        table = table[~table["edit"].str.startswith("random") & table["n"].gt(0)]
+        kinds = {"to the": "to its angle", "of the": "as far"}
+        shown = [
+            next((said for part, said in kinds.items() if f"rotation {part}" in edit), "the edit") for edit in table["edit"]
+        ]
+        panel = [beside or edit for beside, edit in zip(table["beside"], table["edit"], strict=True)]
         return bars(
-            table.assign(shown=shown), x="shown", y="change", low="low", high="high",
+            table.assign(shown=shown, panel=panel), x="shown", y="change", facet="panel", low="low", high="high",
             title=f"Edits of the in-plane part entering layer {self.layer}, last position",
-            x_title="edit (displacement, residual units)", y_title=f"change of {self.provenance.metric}",
-            caption=self.provenance.caption,
+            x_title="the edit, and rotations to its angle and by its displacement",
+            y_title=f"change of {self.provenance.metric}", caption=self.provenance.caption,
         )  # fmt: skip
 
 

@@ -117,6 +117,7 @@ class PlaneComparison(Result):
         table = self.to_summary()
         return bars(
             table, x="plane", y="movement", low="low", high="high", threshold=float(table["null_high"].iloc[0]),
+            threshold_name="random planes, 95 %",
             title=f"How far each plane moves the metric, layer {self.layer}, last position", x_title="plane",
             y_title=f"{self.provenance.metric}, per residual unit",
             caption=f"{self.provenance.caption} · line: 95th percentile of {len(self.null)} random planes",

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -28,7 +27,7 @@ from circuits.prompts.instruction_tokens import InstructionTokens
 from circuits.prompts.token_pairs import TokenPairs
 from circuits.result import Provenance
 from circuits.sites import Site
-from circuits.tables import provenance
+from circuits.tables import of_instructions, provenance
 
 Mode = Literal["aim", "turn"]
 Layers = Literal["all"] | Iterable[int]
@@ -104,10 +103,9 @@ def texts_of(prompts: Prompts) -> tuple[str, ...]:
 
 def about(model: Model, prompts: Prompts, metric: Metric, certificate: str) -> Provenance:
     """Where a number comes from; instructions without pairs are independent draws."""
-    found = provenance(model, as_pairs(prompts), metric, certificate)
     if isinstance(prompts, TokenPairs):
-        return found
-    return replace(found, pairs=f"{len(prompts.ids)} instructions ({prompts.hash})", clusters=())
+        return provenance(model, prompts, metric, certificate)
+    return of_instructions(model, prompts, metric, certificate)
 
 
 def entering(model: Model, prompts: Prompts, layers: Iterable[int]) -> Float[Tensor, "layer prompt d_model"]:

@@ -20,7 +20,7 @@ from circuits.model import Model
 from circuits.prompts.align import TokenPairs
 from circuits.prompts.instruction_tokens import InstructionTokens
 from circuits.refusal import is_refusal
-from circuits.tables import provenance
+from circuits.tables import of_instructions, provenance
 
 
 def steer(
@@ -52,7 +52,8 @@ def steer(
     shape = (len(said), tokens.n_pairs)
     by_score = {name: torch.from_numpy(np.asarray(v, float).reshape(shape)) for name, v in judged.scores.items()}
     return Steering(
-        provenance=provenance(model, tokens, metric, swept.certificate.line),
+        provenance=provenance(model, prompts, metric, swept.certificate.line) if isinstance(prompts, TokenPairs) else
+        of_instructions(model, prompts, metric, swept.certificate.line),
         metric=swept.value.T.contiguous(), base=swept.base,
         completions=tuple(map(tuple, said)), prompts=tuple(asked),
         labels=_labels(prompts, on),

@@ -117,12 +117,13 @@ class Steering(Result):
         table = self.to_summary()
         titles = {"metric": self.provenance.metric, "refused": "share of completions that refuse"}
         unit = titles.get(value, f"{value} (mean over prompts)")
+        title = f"{'metric' if value == 'metric' else titles.get(value, value)} under every dose".capitalize()
         doses = table[table["dose"] != BASELINE]
         main = doses[doses["series"] == doses["series"].iloc[0]]
         baseline = float(table[value].iloc[0])
         if _varies(main["layer"]) and _varies(main["coefficient"]):
             return heatmap(
-                main, x="coefficient", y="layer", value=value, title="Under every dose", x_title="coefficient",
+                main, x="coefficient", y="layer", value=value, title=title, x_title="coefficient",
                 y_title="layer of the direction", unit=f"{unit} (no edit: {baseline:.3g})", diverging=False, quantile=1.0,
                 low=f"{value}_low", high=f"{value}_high", caption=self.provenance.caption,
             )  # fmt: skip
@@ -131,7 +132,7 @@ class Steering(Result):
         aside = {str(r["series"]): float(r[value]) for r in records(doses[doses[along].isna()])}
         return lines(
             placed.assign(series=_series(placed, other)), x=along, y=value, color="series", low=f"{value}_low",
-            high=f"{value}_high", title="Under every dose", x_title=along, y_title=unit,
+            high=f"{value}_high", title=title, x_title=along, y_title=unit,
             reference={BASELINE: baseline, **aside}, caption=self.provenance.caption,
         )  # fmt: skip
 

@@ -46,7 +46,7 @@ from circuits.prompts.token_pairs import TokenPairs
 from circuits.result import Result
 from circuits.sites import Site
 from circuits.stats import bootstrap_mean
-from circuits.tables import provenance
+from circuits.tables import of_instructions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,13 +201,10 @@ def token_shifts(
     odds = torch.stack([_along(model, pairs, cell, reply, bound) for cell in ((), *every.values())])
     _require_agreement(model, first, odds[: len(first), ..., 0], list(cells))
     along = torch.where(before_end, odds.sigmoid(), torch.nan)
-    counts = {label: sum(i.label == label for i in prompts.instructions) for label in
-              dict.fromkeys(i.label for i in prompts.instructions)}  # fmt: skip
-    said = ", ".join(f"{n} {label}" for label, n in counts.items())
-    about = provenance(model, pairs, certificate=swept[0].certificate.line)
+    about = of_instructions(model, prompts, certificate=swept[0].certificate.line)
     metric = f"probability of {', '.join(sets)}"
     return TokenShifts(
-        provenance=replace(about, pairs=f"{said} instructions ({prompts.hash})", metric=metric, clusters=()),
+        provenance=replace(about, metric=metric),
         log_odds=torch.cat([first, odds[len(first) :, ..., 0]]),
         along=along, cells=(BASELINE, *every), null_of=null_of, **_named(sets),
         labels=tuple(i.label for i in prompts.instructions), text=tuple(i.text for i in prompts.instructions),
