@@ -4,6 +4,8 @@
 export OMP_WAIT_POLICY ?= PASSIVE
 PYTHON ?= python3
 ARGS ?=
+CASE ?= gemma_refusal
+STUDIES := gemma_refusal gemma2_replication single_direction rotation_plane incapability
 VENV := .venv
 STAMP := $(VENV)/.complete
 BIN := $(VENV)/bin
@@ -22,8 +24,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,images]' -c constraints.txt
 	@touch $@
 
-case: $(STAMP)  ## the refusal circuit on the bundled model: a report in runs/
-	$(BIN)/python -m circuits.cases.gemma_refusal $(ARGS)
+case: $(STAMP)  ## a study on its bundled model, a report in runs/: CASE=gemma_refusal, rotation_plane, …
+	$(BIN)/python -m circuits.cases.$(CASE) $(ARGS)
 
 test: lint types  ## lint, types and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)  # one worker per core, one thread each
@@ -38,7 +40,8 @@ ground-truth: $(STAMP)  ## what every method finds of circuits that are known: d
 	$(BIN)/python tests/bench/ground_truth.py $(ARGS)
 
 figures: $(STAMP)  ## the pictures and tables that README and docs show, from the bundled model
-	$(BIN)/python -m circuits.cases.gemma_refusal --out runs/figures --figures figures/gemma_refusal $(ARGS)
+	for case in $(STUDIES); do \
+	  $(BIN)/python -m circuits.cases.$$case --out runs/figures/$$case --figures figures/$$case $(ARGS) || exit 1; done
 
 organism: $(STAMP)  ## train an organism: ARGS="--architecture gemma|gemma2|qwen2 --seed 1 --out DIR"
 	$(BIN)/python -m circuits.organisms.train $(ARGS)

@@ -73,6 +73,7 @@ def finish(  # noqa: PLR0913  each is a column or a name on the figure
     heading = words.wrapped(title, int(inner / 9.2))
     note = words.wrapped(caption, int((inner - 20) / 6.1)) if caption else ""
     names = [str(name) for name in legend]
+    beyond = right  # what stands right of the plot already
     beside = sum(len(name) * 7.2 + 48 for name in names) > inner - left - right
     top = 18 + 22 * (heading.count("<br>") + 1)
     legend_y = top
@@ -102,7 +103,8 @@ def finish(  # noqa: PLR0913  each is a column or a name on the figure
         hovermode="closest",
     )
     if beside:
-        fig.update_layout(legend={"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top", "orientation": "v"})
+        x = 1 + max(8.0, beyond - 16) / (inner - left - right)
+        fig.update_layout(legend={"x": x, "xanchor": "left", "y": 1, "yanchor": "top", "orientation": "v"})
     elif names:
         fig.update_layout(
             legend={

@@ -12,6 +12,12 @@ clamping    what does the component's size do?           interaction do two comp
 screens     which components and edges, by gradients?    paths       which connection, exactly?
 circuit     do these edges carry it with all others cut? how few do?
 self_repair, repair_identity  what makes up for what was removed?
+layer_directions, concept_choice  a concept's direction by layer, and the one that acts
+concepts    one direction or two?                        classes     where do classes of prompts separate?
+padding     what does batching change?                   prompt_sets whose prompts, and how paired?
+steering    what does an edit do as it grows?            capability  what does it cost elsewhere?
+planes, rotation   what turns around a plane?            token_shifts  which words become likelier?
+attention_text  where on the text do heads look?         features    what does an autoencoder see in it?
 
 Files here never import each other; what two share stands below, in `frames` and `tables`.
 """

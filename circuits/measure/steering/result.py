@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.draw import heatmap, lines
+from circuits.draw import bars, heatmap, lines
 from circuits.errors import UndefinedError
 from circuits.frames import records, summary
 from circuits.result import Result
@@ -113,28 +113,58 @@ class Steering(Result):
         return self.doses.index(str(first["dose"]))
 
     def figure(self, value: str = "metric") -> go.Figure:
-        """Layer × coefficient as a map where there are several of both, else lines along the coefficients."""
+        """Layer × coefficient as a map where there are several of both, lines along one of them, or bars for neither.
+
+        Random series are drawn as one: their mean, and the least and most of any of them.
+        """
         table = self.to_summary()
-        titles = {"metric": self.provenance.metric, "refused": "share of completions that refuse"}
-        unit = titles.get(value, f"{value} (mean over prompts)")
-        title = f"{'metric' if value == 'metric' else titles.get(value, value)} under every dose".capitalize()
-        doses = table[table["dose"] != BASELINE]
+        said = {"metric": self.provenance.metric, "refused": "share of completions that refuse"}
+        unit = said.get(value, f"{value} (mean over prompts)")
+        title = f"{'metric' if value == 'metric' else said.get(value, value)} under every dose"
+        title = title[0].upper() + title[1:]
+        doses, baseline = table[table["dose"] != BASELINE], float(table[value].iloc[0])
         main = doses[doses["series"] == doses["series"].iloc[0]]
-        baseline = float(table[value].iloc[0])
+        low, high = f"{value}_low", f"{value}_high"
         if _varies(main["layer"]) and _varies(main["coefficient"]):
             return heatmap(
                 main, x="coefficient", y="layer", value=value, title=title, x_title="coefficient",
                 y_title="layer of the direction", unit=f"{unit} (no edit: {baseline:.3g})", diverging=False, quantile=1.0,
-                low=f"{value}_low", high=f"{value}_high", caption=self.provenance.caption,
+                low=low, high=high,
+                caption=self.provenance.caption,
+            )  # fmt: skip
+        doses = _random_as_one(doses, value)
+        if not (_varies(doses["coefficient"]) or _varies(doses["layer"])):
+            return bars(
+                doses.assign(shown=doses["series"]), x="shown", y=value, threshold=baseline, threshold_name=BASELINE,
+                title=title, x_title="edit", y_title=unit, low=low, high=high,
+                caption=self.provenance.caption,
             )  # fmt: skip
         along, other = ("coefficient", "layer") if _varies(doses["coefficient"]) else ("layer", "coefficient")
         placed = doses[doses[along].notna()]
         aside = {str(r["series"]): float(r[value]) for r in records(doses[doses[along].isna()])}
         return lines(
-            placed.assign(series=_series(placed, other)), x=along, y=value, color="series", low=f"{value}_low",
-            high=f"{value}_high", title=title, x_title=along, y_title=unit,
-            reference={BASELINE: baseline, **aside}, caption=self.provenance.caption,
+            placed.assign(series=_series(placed, other)), x=along, y=value, color="series", title=title, x_title=along,
+            y_title=unit, reference={BASELINE: baseline, **aside}, low=low, high=high,
+                caption=self.provenance.caption,
         )  # fmt: skip
+
+
+def _random_as_one(doses: pd.DataFrame, value: str) -> pd.DataFrame:
+    """The random series of each coefficient as one row: mean, and the least and most of their means."""
+    import pandas as pd
+
+    null = doses["series"].str.startswith("random ")
+    n = doses.loc[null, "series"].nunique()
+    rows = [
+        {
+            "dose": "random", "series": f"random, {n} draws (least to most)", "layer": None, "coefficient": coefficient,
+            value: part[value].mean(), f"{value}_low": part[value].min(), f"{value}_high": part[value].max(),
+        }
+        for coefficient, part in doses[null].groupby("coefficient", dropna=False)
+    ]  # fmt: skip
+    columns = ["dose", "series", "layer", "coefficient", value, f"{value}_low", f"{value}_high"]
+    own = doses.loc[~null, columns]
+    return pd.concat([own, pd.DataFrame(rows).astype({"layer": "Int64"})], ignore_index=True) if rows else own
 
 
 def _varies(column: pd.Series[float]) -> bool:
