@@ -23,6 +23,7 @@ def _options(made: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--sae", default=None, help="autoencoder: a folder, a sae-lens release, or a bundled model's name")
     add("--sae-id", default=None, help="which one of a release")
+    add("--any-sae", action="store_true", help="read an autoencoder that was trained on another model, too")
     add("--heads", type=int, default=4, help="heads whose attention is drawn")
 
 

@@ -34,7 +34,7 @@ def look(s: Study, args: argparse.Namespace, prompts: InstructionTokens, chosen:
 def _features(
     s: Study, args: argparse.Namespace, where: str, prompts: InstructionTokens, chosen: Mapping[str, ConceptChoice]
 ) -> None:
-    sae = load_sae(where, model=s.model, sae_id=args.sae_id)
+    sae = load_sae(where, model=s.model, sae_id=args.sae_id, any_model=args.any_sae)
     for label in ("harmful", "incapable"):
         found = s.measure(f"features {label}", lambda label=label: decompose_difference(
             s.model, sae, prompts, of=label, k=TOP, seed=args.seed
