@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from circuits.errors import TokenError
+from collections import Counter
+
+from circuits.errors import CircuitError, TokenError
 from circuits.metrics import LogitDifference, Metric, parse_metric
 from circuits.model import Model
 from circuits.prompts import (
@@ -13,6 +15,7 @@ from circuits.prompts import (
     diverse_instructions,
     toy_refusal_pairs,
 )
+from circuits.prompts.instruction_tokens import InstructionTokens
 
 
 def pairs_of(path: str | None) -> PairSet:
@@ -33,8 +36,18 @@ def instructions_of(path: str | None, model: Model) -> InstructionSet:
     return every.of_source("grammar") if model.origin == "bundled" else every
 
 
-def halves(every: InstructionSet) -> tuple[InstructionSet, InstructionSet]:
-    """Every other prompt of each label: one half to find with, one to test on."""
+def halves(every: InstructionSet, *, least: int = 6) -> tuple[InstructionSet, InstructionSet]:
+    """Every other prompt of each label: one half to find with, one to test on.
+
+    Raises CircuitError for a label whose halves would hold fewer than `least`, which no direction is made of.
+    """
+    counts = Counter(instruction.label for instruction in every)
+    few = [f"{n} {label}" for label, n in counts.items() if n < 2 * least]
+    if few:
+        raise CircuitError(
+            f"{every.name}: {' and '.join(few)} instructions; half of them find directions, the other half tests them\n"
+            f"give at least {2 * least} of each label"
+        )
     places: dict[str, int] = {}
     halves: tuple[list[int], list[int]] = ([], [])
     for i, instruction in enumerate(every):
@@ -68,3 +81,17 @@ def positions_line(tokens: TokenPairs, pairs: PairSet) -> str:
     where = f"subject at {subjects[0]}" if len(subjects) == 1 else f"subject at {subjects[0]} … {subjects[-1]}"
     dropped = f", {len(tokens.dropped)} dropped" if tokens.dropped else ""
     return f"{tokens.n_pairs} single-token swaps of {pairs.name}{dropped}, {where}, last at −1".replace(" -", " −")
+
+
+def require_partners(tokens: TokenPairs, other: InstructionTokens, *, least: int = 6) -> None:
+    """Raise CircuitError where pairs cannot be compared with partners from `other`: too few of either."""
+    known = {pair.corrupt for pair in tokens.pairs}
+    free = sum(i.label == "harmless" and i.text not in known for i in other.instructions)
+    if tokens.n_pairs < least:
+        raise CircuitError(f"{tokens.pairs.name}: {tokens.n_pairs} pairs; give at least {least}")
+    if free < tokens.n_pairs:
+        raise CircuitError(
+            f"{tokens.pairs.name}: {tokens.n_pairs} pairs, and {free} other harmless instructions to test with\n"
+            f"give at least {2 * tokens.n_pairs} harmless instructions that are no pair's partner (half of them test), or "
+            "fewer pairs"
+        )

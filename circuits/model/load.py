@@ -125,6 +125,11 @@ def _explained(place: Place) -> Generator[None]:
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        if "trust_remote_code" in text:
+            raise ModelError(
+                f"{place.name} needs Python code that comes with it, and that code was not run\n"
+                "--trust-remote-code (in Python trust_remote_code=True) runs it with your rights: read it first"
+            ) from error
         if place.origin != "hub":
             raise ModelError(f"{place.path} does not load: {first}") from error
         gated = "gated" in text.lower() or "401" in text or "403" in text

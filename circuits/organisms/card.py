@@ -43,6 +43,8 @@ def render(card: Numbers, notes: str) -> str:
         {key: value if isinstance(value, str) else f"{value:g}" for key, value in recipe.items()},
         **_words(recipe["architecture"]),
         choice=_choice(runs),
+        shown="It was chosen on these\nnumbers, and all seeds that were trained are shown." if len(runs) > 1 else
+        "No other seed\nwas trained to the end with this recipe: what is typical of it is not known.",
         weakest=weakest,
         weakest_right=f"{refused[weakest]:.3f}",
         claims=_table(
@@ -63,10 +65,11 @@ def render(card: Numbers, notes: str) -> str:
         ),
         mechanism=_table(["", "", *layers], [[name, *row] for name, run in named for row in _mechanism(run)]),
         training=_table(
-            ["", "parameters", "threads", "wall time (s)", "layer of the direction"],
+            ["", "steps", "depth drop", "parameters", "threads", "wall time (s)", "layer of the direction"],
             [
                 [
                     name,
+                    *(f"{run['training']['recipe'][key]:g}" for key in ("steps", "depth_drop")),
                     *(str(run["training"][key]) for key in ("parameters", "threads", "wall_seconds")),
                     str(run["direction_layer"]),
                 ]

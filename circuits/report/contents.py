@@ -63,6 +63,8 @@ class Completion:
     setting: str
     text: str
     refused: bool
+    mark: str = "refused"
+    """What `refused` means for this prompt, where it is not harmful: a word for its mark."""
 
 
 @final

@@ -75,6 +75,7 @@ def index(report: Report, plots: Mapping[str, Plot], tables: Mapping[str, str], 
         images=images,
         answers=_answers(report.completions),
         counts=_counts(report.completions),
+        marks=" or ".join(dict.fromkeys(c.mark for c in report.completions)).capitalize(),
         settings=list(dict.fromkeys(c.setting for c in report.completions)),
     )
 

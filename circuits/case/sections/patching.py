@@ -79,18 +79,23 @@ def heads(results: Mapping[Direction, HeadPatching], published: str = "") -> Sec
 
 
 def head_sets(
-    results: Mapping[Direction, HeadSetPatching], published: str = "", *, title: str, chosen: str, notes: Sequence[str] = ()
-) -> Section:
-    """Sets of heads patched together, beside random sets; `chosen` says how the sets came about."""
+    results: Mapping[Direction, HeadSetPatching], published: str = "", *, title: str, chosen: str, notes: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> Section:  # fmt: skip
+    """Sets of heads patched together, beside random sets; `chosen` says how the sets came about.
+
+    The claim names the sets in `only` (default: all); others are in the table.
+    """
     table = pd.concat([r.to_summary() for r in results.values()], ignore_index=True)
     parts = [
-        f"{r['set']} {r['direction'][:-1]}ed {r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in records(table)
-    ]
+        f"{r['set']} {r['direction'][:-1]}ed {r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+        for r in records(table) if not only or r["set"] in only
+    ]  # fmt: skip
     return Section(
         "head-sets", title,
         "Fraction recovered: " + "; ".join(parts) + ".",
         figures("head-sets", results),
-        FRACTION + " Beside each set: random sets of as many heads, its own excluded (mean).",
+        FRACTION + ("" if only else " Beside each set: random sets of as many heads, its own excluded (mean)."),
         "Random sets of the same size that do as much.", published, table,
         (chosen, *notes, results["noise"].provenance.certificate),
     )  # fmt: skip

@@ -18,10 +18,17 @@ def _study(args: argparse.Namespace, progress: Progress) -> Path:
 
 def _options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--threshold", type=float, default=0.005, help="effect of a single head (fraction recovered) from which it is chosen"
+        "--threshold",
+        type=float,
+        default=0.005,
+        help="effect of a single head (fraction recovered) from which it is chosen",
     )
     made.add_argument(
-        "--coefficients", nargs="*", type=float, default=[-2.0, -1.0, -0.5, 0.5, 1.0, 2.0], help="of the steering vectors"
+        "--coefficients",
+        nargs="*",
+        type=float,
+        default=[-2.0, -1.0, -0.5, 0.5, 1.0, 2.0],
+        help="of the steering vectors",
     )
 
 

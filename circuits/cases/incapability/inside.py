@@ -11,30 +11,37 @@ from circuits.frames import records
 from circuits.measure.attention_text import attention_on_tokens
 from circuits.measure.concept_choice import ConceptChoice
 from circuits.measure.features import decompose, decompose_difference, top_features
+from circuits.model import Model
 from circuits.prompts.instruction_tokens import InstructionTokens
-from circuits.sae import bundled_saes, load_sae
+from circuits.sae import Sae, bundled_saes, load_sae
 from circuits.sites import head
 
 TOP = 10
 
 
-def look(s: Study, args: argparse.Namespace, prompts: InstructionTokens, chosen: Mapping[str, ConceptChoice]) -> None:
+def autoencoder(model: Model, args: argparse.Namespace) -> Sae | None:
+    """The one asked for, or the model's own bundled one. Raises ModelError or SiteError for one that does not fit."""
+    where = args.sae or (model.name if model.name in bundled_saes() else None)
+    return None if where is None else load_sae(where, model=model, sae_id=args.sae_id, any_model=args.any_sae)
+
+
+def look(
+    s: Study, args: argparse.Namespace, prompts: InstructionTokens, chosen: Mapping[str, ConceptChoice], sae: Sae | None
+) -> None:
     """Features, where there is an autoencoder; attention of the heads that read the instruction the most."""
-    where = args.sae or (s.model.name if s.model.name in bundled_saes() else None)
-    if where is None:
+    if sae is None:
         s.tell(
             "features", "Features of an autoencoder", "Not measured: no autoencoder was named for this model (--sae).",
             {}, None, read="", against="",
         )  # fmt: skip
     else:
-        _features(s, args, where, prompts, chosen)
+        _features(s, args, sae, prompts, chosen)
     _attention(s, args, prompts)
 
 
 def _features(
-    s: Study, args: argparse.Namespace, where: str, prompts: InstructionTokens, chosen: Mapping[str, ConceptChoice]
+    s: Study, args: argparse.Namespace, sae: Sae, prompts: InstructionTokens, chosen: Mapping[str, ConceptChoice]
 ) -> None:
-    sae = load_sae(where, model=s.model, sae_id=args.sae_id, any_model=args.any_sae)
     for label in ("harmful", "incapable"):
         found = s.measure(f"features {label}", lambda label=label: decompose_difference(
             s.model, sae, prompts, of=label, k=TOP, seed=args.seed

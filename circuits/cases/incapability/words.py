@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from circuits.errors import CircuitError
+from circuits.measure.token_shifts.words import resolve
 from circuits.model import Model
 
 ENGLISH: Final = {
@@ -23,7 +24,10 @@ GRAMMAR: Final = {
 
 
 def word_sets(model: Model, given: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
-    """The sets asked for (`NAME=A,B`), or those of the model's language. Raises CircuitError for text that is no set."""
+    """The sets asked for (`NAME=A,B`), or those of the model's language.
+
+    Raises CircuitError for text that is no set, and for a set without any token of this model.
+    """
     if given is None:
         return dict(GRAMMAR if model.origin == "bundled" else ENGLISH)
     found: dict[str, tuple[str, ...]] = {}
@@ -33,4 +37,5 @@ def word_sets(model: Model, given: Sequence[str] | None) -> dict[str, tuple[str,
         if not name or not listed:
             raise CircuitError(f"--words {text}: write NAME=A,B, e.g. refusal=sorry,cannot")
         found[name] = listed
+    resolve(model.tokenizer, found)  # what is no token is said before anything is run
     return found

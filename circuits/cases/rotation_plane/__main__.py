@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from math import isfinite
 from pathlib import Path
 
 from circuits.case import Case, Progress, main, options
@@ -28,6 +29,8 @@ def _options(made: argparse.ArgumentParser) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.prompts < 2:
         raise CircuitError(f"--prompts {args.prompts}: an interval needs at least two")
+    if args.angles and all(map(isfinite, args.angles)) and len({angle % 360 for angle in args.angles}) < 3:
+        raise CircuitError("--angles: an axis needs three angles that differ around the circle, e.g. 0 120 240")
 
 
 CASE = Case(

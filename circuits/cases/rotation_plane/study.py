@@ -6,20 +6,22 @@ import argparse
 from pathlib import Path
 
 from circuits.case import Progress
-from circuits.case.condition import Rows, condition, pick
+from circuits.case.condition import HALF, condition
 from circuits.case.inputs import halves, instructions_of
 from circuits.case.layers import layers_of
 from circuits.case.study import Study, open_model
 from circuits.case.wording import number, told
+from circuits.cases.rotation_plane import compass
+from circuits.cases.rotation_plane.circle import angles_apart, arcs, changed, mean_of
+from circuits.cases.rotation_plane.nulls import beyond_second_axes, beyond_shifts
 from circuits.cases.rotation_plane.published import PUBLISHED as P
 from circuits.frames import records
 from circuits.measure.concept_choice import choose_concept_direction
 from circuits.measure.planes import PUBLISHED as PLANE
 from circuits.measure.planes import concept_planes
-from circuits.measure.rotation import compare_planes, complete_at, locate_edits, rotate_sweep
+from circuits.measure.rotation import compare_planes, locate_edits, rotate_sweep
 from circuits.measure.rotation.edits import checked_angles
 from circuits.metrics import parse_metric
-from circuits.report import Completion
 
 
 def study(args: argparse.Namespace, progress: Progress) -> Path:
@@ -38,7 +40,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
     progress.say("prompts", f"{len(found_on.ids)} to find the plane, {len(tested_on.ids)} to test it")
     tokens = harmful.beside_themselves()
     with Study(
-        args, progress, case="rotation_plane", model=model, tokens=tokens, metric=metric, published=P, steps=5
+        args, progress, case="rotation_plane", model=model, tokens=tokens, metric=metric, published=P, steps=6
     ) as s:
         # The plane: the best candidate, and the first principal component of all layers' candidates.
         chosen = s.measure("candidates", lambda: choose_concept_direction(model, found_on, metric, seed=args.seed))
@@ -65,68 +67,65 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
         ))  # fmt: skip
         table = circle.to_summary()
         rows = records(table[table["label"] == "harmful"])
-        most, least = (f(rows, key=lambda r: r["refusal_rate"]) for f in (max, min))
+        lowest, highest = (f(rows, key=lambda r: r["mean"]) for f in (min, max))
+        most, least = (f(rows, key=lambda r: (r["refusal_rate"], r["mean"])) for f in (max, min))
+        unedited = mean_of(circle.base, circle.labels, "harmful")
         s.tell(
             "circle", "Around the circle",
             f"Harmful prompts are refused most at {most['angle']:g}° ({100 * most['refusal_rate']:.0f} %) and least at "
-            f"{least['angle']:g}° ({100 * least['refusal_rate']:.0f} %); the metric goes from "
-            f"{told(min(rows, key=lambda r: r['mean']))} to {told(max(rows, key=lambda r: r['mean']))}.",
+            f"{least['angle']:g}° ({100 * least['refusal_rate']:.0f} %): half or more "
+            f"{arcs(rows, lambda r: r['refusal_rate'] >= HALF)}, none {arcs(rows, lambda r: r['refusal_rate'] == 0)} "
+            f"(unedited {100 * rows[0]['base_rate']:.0f} %). The metric goes "
+            f"from {told(lowest)} at {lowest['angle']:g}° to {told(highest)} at {highest['angle']:g}° (unedited "
+            f"{number(unedited)}).",
             {"circle": circle.figure(), "circle-refusal": circle.refusal_figure()}, table,
             read="The part of the residual in the plane keeps its length and is set to the angle, entering "
             f"{len(rotated)} layers, "
-            "at every position.", against="A circle: nothing depends on the angle.", notes=(circle.provenance.certificate,),
+            "at every position; 0° is the best candidate. Refusals are told by phrases.",
+            against="A circle: nothing depends on the angle.", notes=(circle.provenance.certificate,),
         )  # fmt: skip
-        frame = Rows.of(circle, circle.to_frame().query("label == 'harmful'").rename(columns={"prompt": "pair"}))
-        s.rule("refusal depends on the angle", "circle", [
-            pick(frame, f"refused at {most['angle']:g}°", "at least", 0.5, value="refused", angle=most["angle"]),
-            pick(frame, f"refused at {least['angle']:g}°", "below", 0.5, value="refused", angle=least["angle"]),
-        ])  # fmt: skip
+        s.rule("refusal depends on the angle", "circle", angles_apart(circle, "harmful"))
 
         # Its axis, and what is said at the four points of the compass.
-        axis = circle.axis("harmful", of="metric", seed=args.seed)
-        said = complete_at(
-            model, some, plane, axis.compass, layers=rotated, max_new_tokens=args.max_new_tokens
-        )
-        h = axis.harmonic
-        s.tell(
-            "axis", "The refusal axis and what is across it",
-            f"The metric of harmful prompts is highest towards {number(h.phase)}° [{number(h.phase_low)}, "
-            f"{number(h.phase_high)}]; one "
-            f"turn of the circle explains {100 * h.share:.0f} % of its variance over "
-            "angles.", {}, circle.axes_frame(seed=args.seed),
-            read="First harmonic of the curve; the completions at the four compass points stand below.",
-            against="A share near zero, or across the axis completions like those on it.",
-        )  # fmt: skip
-        s.say([
-            Completion(r["text"], r["label"], f"{r['point']} ({r['angle']:.0f}°)", r["completion"], bool(r["refused"]))
-            for r in records(said) if r["prompt"] % args.prompts < 4
-        ])  # fmt: skip
+        compass.tell(s, args, circle, some, rotated)
 
         # Ablation and addition are points of this plane: the same angle with another length.
-        edits = s.measure("edits", lambda: locate_edits(model, harmful, metric, plane, layer=chosen.layer, seed=args.seed))
+        edits = s.measure(
+            "edits", lambda: locate_edits(model, harmful, metric, plane, layer=chosen.layer, seed=args.seed)
+        )
         beside = {r["edit"]: r for r in records(edits.to_summary())}
-        one, other = beside["ablation"], beside["rotation of the ablation's displacement"]
+        parts = [
+            f"{name} changes the metric by {changed(beside[name.lower()])} for a displacement of "
+            f"{number(beside[name.lower()]['displacement'])}, the rotation of the same displacement by "
+            f"{changed(turned)}"
+            for name in ("Ablation", "addition")
+            for turned in (beside["rotation of the " + name.lower() + "'s displacement"],)
+        ]
+        null = [r["change"] for name, r in beside.items() if name.startswith("random")]
         s.tell(
             "edits", "Ablation and addition on the circle",
-            f"Ablation changes the metric by {told(one | {'mean': one['change']})} for a displacement of "
-            f"{number(one['displacement'])}; the rotation of the same displacement by "
-            f"{told(other | {'mean': other['change']})}.",
+            f"{'; '.join(parts)}. {len(null)} random shifts of the ablation's displacement: {number(min(null))} to "
+            f"{number(max(null))}.",
             {"edits": edits.figure()}, edits.to_summary(),
             read=f"Entering layer {chosen.layer}, last position. Measured points are the formulas' within "
             f"{edits.identity_error:.0e}.",
             against="Edits of equal displacement that a random shift equals.",
         )  # fmt: skip
+        s.rule("ablation changes the metric more than a random shift as long", "edits", [beyond_shifts(edits)])
 
         # Other planes, by how far they move the metric for how far they move the activation.
+        second = [name for name in made.names if name.startswith("best + random")]
         compared = s.measure("compared", lambda: compare_planes(
-            model, harmful, metric, made.proper(), layer=chosen.layer, seed=args.seed
+            model, harmful, metric, made.proper() | {name: made[name] for name in second}, layer=chosen.layer, seed=args.seed
         ))  # fmt: skip
         table = compared.to_summary()
-        ranked = sorted(records(table), key=lambda r: -r["movement"])
+        ranked = sorted((r for r in records(table) if r["plane"] not in second), key=lambda r: -r["movement"])
+        beside_random = [r["movement"] for r in records(table) if r["plane"] in second]
         s.tell(
             "compared", "Planes compared, per unit of displacement",
             "; ".join(f"{r['plane']} {told(r | {'mean': r['movement']})}" for r in ranked) + f"; random planes up to "
-            f"{number(ranked[0]['null_high'])} (95 %).", {"compared": compared.figure()}, table,
+            f"{number(ranked[0]['null_high'])} (95 %); the best candidate with a random second axis "
+            f"{number(min(beside_random))} to {number(max(beside_random))}.", {"compared": compared.figure()}, table,
             read="RMS change of the metric over RMS displacement, over angles. A plane wins by what it points to, not by "
             "how much lies in it.", against="Planes of candidates that move it no more than random ones.",
         )  # fmt: skip
@@ -135,6 +134,9 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
                 compared.movement[compared.names.index(PLANE)].numpy(), "movement per unit", "at least", ranked[0]["null_high"]
             )
         ])  # fmt: skip
+        s.rule("its second axis moves it more than a random second axis", "compared", [
+            beyond_second_axes(compared, PLANE, second)
+        ])  # fmt: skip
         return s.report(
             title=f"Refusal in a rotation plane of {model.name}",
             question="What does the model do as its residual stream is turned around a plane that holds the refusal "
@@ -142,4 +144,5 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
             prompts=f"{len(every)} instructions; directions from one half ({found_on.hash}), all else on the other "
             f"({tested_on.hash})",
             certificate=circle.provenance.certificate,
+            shown=("circle", "circle-refusal", "compared"),
         )  # fmt: skip

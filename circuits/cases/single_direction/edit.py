@@ -34,9 +34,11 @@ def weights(
     s: Study, args: argparse.Namespace, prompts: InstructionTokens, direction: Float[Tensor, " d_model"], best: Dose
 ) -> None:
     """Orthogonalised weights against the run-time edit, the file, and the cost of both on harmless prompts."""
-    model, alpha = s.model, best.coefficient or 1.0
+    model, alpha = s.model, 1.0 if best.coefficient is None else best.coefficient
     tokens, cell = prompts.beside_themselves(), best.cell
-    folder = save_edits(s.out / "edit", cell, model=model, note=f"{best.name}; found on harmful and harmless instructions")
+    folder = save_edits(
+        s.out / "edit", cell, model=model, note=f"{best.name}; found on harmful and harmless instructions"
+    )
     stored = load_edits(folder, model)
     try:
         edited = orthogonalised(model, direction, alpha=alpha)
@@ -47,7 +49,9 @@ def weights(
         )  # fmt: skip
     else:
         off = _largest_difference(model, edited, tokens, stored.cell)
-        said = (generate(m, tokens, c, max_new_tokens=args.max_new_tokens) for m, c in ((model, stored.cell), (edited, ())))
+        said = (
+            generate(m, tokens, c, max_new_tokens=args.max_new_tokens) for m, c in ((model, stored.cell), (edited, ()))
+        )
         same = sum(a == b for a, b in zip(*said, strict=True))
         s.tell(
             "weights", "The edit in the weights, and as a file",
@@ -64,8 +68,8 @@ def weights(
     s.tell(
         "cost", "What the edit costs on harmless prompts",
         f"KL from the unedited model {number(row['kl'])} [{number(row['kl_low'])}, {number(row['kl_high'])}] nats per token "
-        f"(random directions {number(row['null_kl'])}), perplexity of its own text {number(row['perplexity_ratio'])} times the "
-        "unedited one.", {"cost": cost.figure()}, cost.to_summary(),
+        f"(random directions {number(row['null_kl'])}), perplexity of the unedited "
+        f"continuations {number(row['perplexity_ratio'])} times what it was.", {"cost": cost.figure()}, cost.to_summary(),
         read="Over the instruction and the unedited continuation of harmless prompts.",
         against="A cost far above that of random directions.",
     )  # fmt: skip
@@ -77,7 +81,9 @@ def weights(
     ])  # fmt: skip
 
 
-def _cost(model: Model, prompts: InstructionTokens, cell: Cell, alpha: float, args: argparse.Namespace) -> CapabilityCost:
+def _cost(
+    model: Model, prompts: InstructionTokens, cell: Cell, alpha: float, args: argparse.Namespace
+) -> CapabilityCost:
     n = range(model.shape.n_layers)
     null = [ablate_everywhere(v, n, alpha=alpha) for v in random_directions(DRAWS, model.shape.d_model, seed=args.seed)]
     return capability_cost(model, prompts, {"edit": cell}, null={"edit": null}, max_new_tokens=args.max_new_tokens)
@@ -102,4 +108,3 @@ def _tasks(s: Study, args: argparse.Namespace, models: dict[str, Model]) -> None
         read="lm-eval on the model objects themselves; `change` is per document from the unedited model, with its interval.",
         against="Accuracy that falls with the edit.", notes=("The bundled tasks ask what the bundled models were taught.",),
     )  # fmt: skip
-

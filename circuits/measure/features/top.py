@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.draw import bars
+from circuits.draw import distribution
 from circuits.errors import SiteError
 from circuits.measure.features.decomposition import provenance_of
 from circuits.model import Model
@@ -89,13 +89,14 @@ class TopFeatures(Result):
         return pd.DataFrame(rows)
 
     def figure(self) -> go.Figure:
-        """Activations of the examples of the first features, by the context that they stand in."""
+        """Activations of the examples of the first features, with the labels of their prompts; hover shows the context."""
         frame = self.to_frame()
         shown = frame[frame["feature"].isin(self.features[:_DRAWN])]
-        return bars(
-            shown.assign(example=shown["rank"].astype(str) + " " + shown["context"]), x="example", y="activation",
-            facet="label", title="What activates each feature the most", x_title="token, in its context",
-            y_title="activation", caption=f"{self.provenance.caption} · {self.sae}",
+        on = {str(r["label"]): str(r["prompt_labels"]) for r in self.to_summary().to_dict("records")}
+        return distribution(
+            shown.assign(feature=[f"{label}: {on[label]}" for label in shown["label"]], text=shown["context"]),
+            value="activation", color="feature", title="What activates each feature the most",
+            x_title="activation", caption=f"{self.provenance.caption} · {self.sae}",
         )  # fmt: skip
 
 

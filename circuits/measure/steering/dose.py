@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Real
 from typing import Any, final
 
 import torch
@@ -33,7 +34,7 @@ class Dose:
 def coefficients(given: Any, what: str = "coefficients") -> tuple[float, ...]:
     """A list of numbers, each once and in order. Raises CircuitError for an empty list and for what is no finite number."""
     values = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
-    bad = [v for v in values if isinstance(v, bool) or not isinstance(v, int | float) or not isfinite(v)]
+    bad = [v for v in values if isinstance(v, bool) or not isinstance(v, Real) or not isfinite(v)]
     if bad or not values:
         said = f"{bad[0]!r} is not a finite number" if bad else "the list is empty"
         raise CircuitError(f"{what}: {said}\ngive one or more numbers, e.g. [0.75, 1, 1.25]")
@@ -44,7 +45,11 @@ def ablations(
     directions: Mapping[int, Float[Tensor, " d_model"]], alphas: Sequence[float], n_layers: int,
     *, series: str = "direction",
 ) -> list[Dose]:  # fmt: skip
-    """Ablation, r ← r − α⟨r,v⟩v, at every layer and position, for the direction of each layer and every α."""
+    """Ablation for the direction of each layer and every α, of everything written to the residual stream, at every position.
+
+    Each write w becomes w − α⟨w,v⟩v, once: the stream holds 1 − α of its component. Taking it off the stream itself before
+    every block is the same at α 1 alone: elsewhere what an earlier layer left is taken off again.
+    """
     return [
         Dose(f"{series} of layer {layer}, α {a:g}", ablate_everywhere(v, range(n_layers), alpha=a), layer, a, series)
         for layer, v in directions.items()
