@@ -243,7 +243,7 @@ def _without_the_rest(patched: pytest.MonkeyPatch) -> None:
 
     for name in ("padding_effects", "layer_directions", "open_model"):
         patched.setattr(single, name, once(name, getattr(single, name)))
-    patched.setattr(single, "compare_prompt_sets", undefined)
+    patched.setattr(single.partners, "compare_prompt_sets", undefined)
     patched.setattr(single.edit, "weights", lambda *_: None)
 
 

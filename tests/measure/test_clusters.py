@@ -153,8 +153,11 @@ CALLS = {
     "_ratios": 2, "bootstrap_mean": "never", "bootstrap_means": "never", "wilson": "never",
 }  # fmt: skip
 """Where each is told the clusters: a keyword, a place, or that it cannot be told."""
-UNITS = {"ov.py:auroc", "head_writes.py:auroc", "verified.py:wilson"}
-"""Of tokens, of heads and of verified names, which are no pairs."""
+UNITS = {
+    "ov.py:auroc", "head_writes.py:auroc", "verified.py:wilson", "attention_text.py:summary", "capability.py:mean_interval",
+    "separation.py:wilson", "shifts.py:bootstrap_mean",
+}  # fmt: skip
+"""Of tokens, of heads and of verified names, which are no pairs; and of instructions without partners, each a draw of its own."""
 
 
 def test_no_interval_and_no_test_forgets_the_templates():
