@@ -157,7 +157,7 @@ UNITS = {
     "ov.py:auroc", "head_writes.py:auroc", "verified.py:wilson", "attention_text.py:summary", "capability.py:mean_interval",
     "separation.py:wilson", "shifts.py:bootstrap_mean",
 }  # fmt: skip
-"""Of tokens, of heads and of verified names, which are no pairs; and of instructions without partners, each a draw of its own."""
+"""Of tokens, heads and verified names, which are no pairs; of instructions without partners, each a draw of its own."""
 
 
 def test_no_interval_and_no_test_forgets_the_templates():
