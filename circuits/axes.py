@@ -39,6 +39,7 @@ AXES: Final[dict[str, str]] = {
     "sender": "what writes to the residual stream: the embedding, a head, a post-norm's own change, an MLP",
     "receiver": "what reads it: a head's queries, a key/value head's keys or values, an MLP, the metric",
     "one": "an axis of length one",
+    "new": "a token of a reply, counted from its first",
     "candidate": "a direction candidate: one layer at one position",
     "class": "a labelled set of prompts: harmful, harmless, incapable",
     "component": "a principal component, by falling variance",

@@ -77,24 +77,30 @@ def _generate(
     hooks = full_hooks(bound[0] if len(cells) == 1 else stacked(bound, tokens.n_pairs), tokens.n_pos)
     rows, mask = ids.repeat(len(cells), 1), tokens.mask.repeat(len(cells), 1)
     with hooked(model.parts, hooks) as fired:
-        completions = _complete(model, rows, mask, max_new_tokens, temperature, seed)
+        said = reply(model, rows, mask, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     require_fired(hooks, fired, model.name)
-    n = tokens.n_pairs
+    completions, n = model.tokenizer.batch_decode(said, skip_special_tokens=True), tokens.n_pairs
     return [completions[k * n : (k + 1) * n] for k in range(len(cells))]
 
 
-def _complete(
-    model: Model, ids: Int[Tensor, "row pos"], mask: Bool[Tensor, "row pos"], max_new_tokens: int, temperature: float,
-    seed: int,
-) -> list[str]:  # fmt: skip
+def reply(
+    model: Model, ids: Int[Tensor, "row pos"], mask: Bool[Tensor, "row pos"], *, max_new_tokens: int,
+    temperature: float = 0.0, seed: int = 0,
+) -> Int[Tensor, "row new"]:  # fmt: skip
+    """The tokens that follow left-padded prompts, as the model is now; after a reply's end they mean nothing.
+
+    As many as the longest reply has, at most `max_new_tokens`.
+    """
     from transformers import GenerationConfig
 
     own = model.hf.generation_config
-    stop, pad = own.eos_token_id, model.tokenizer.pad_token_id
-    settings: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "eos_token_id": stop}
+    pad = model.tokenizer.pad_token_id
+    settings: dict[str, Any] = {
+        "do_sample": temperature > 0, "max_new_tokens": max_new_tokens, "eos_token_id": own.eos_token_id,
+        "pad_token_id": pad if pad is not None else (ends(model) or (0,))[0],
+    }  # fmt: skip
     if temperature > 0:
         settings |= {"temperature": temperature, "top_k": 0}
-    settings["pad_token_id"] = pad if pad is not None else _first(stop)
     # what is left open is filled from the checkpoint's own: repetition penalties and cut-offs are not the model
     model.hf.generation_config = GenerationConfig(**settings)
     try:
@@ -103,8 +109,16 @@ def _complete(
             out = model.hf.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device).long())
     finally:
         model.hf.generation_config = own
-    return model.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    return out[:, ids.shape[1] :]
 
 
-def _first(ids: int | Iterable[int] | None) -> int:
-    return 0 if ids is None else ids if isinstance(ids, int) else next(iter(ids))
+def ends(model: Model) -> tuple[int, ...]:
+    """The tokens that end a reply."""
+    found: int | Iterable[int] | None = model.hf.generation_config.eos_token_id
+    return () if found is None else (found,) if isinstance(found, int) else tuple(found)
+
+
+def until_end(model: Model, said: Int[Tensor, "row new"]) -> Bool[Tensor, "row new"]:
+    """Which tokens of a reply belong to it: up to the one that ends it, included."""
+    is_end = torch.isin(said, torch.tensor(ends(model), dtype=said.dtype, device=said.device)).long()
+    return (is_end.cumsum(1) - is_end) == 0

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from circuits.engine.batches import free_memory
 from circuits.engine.edits import Bound, bind, check
+from circuits.engine.generate import reply, until_end
 from circuits.engine.oracle import full_hooks
 from circuits.engine.sound import require_one_device
 from circuits.engine.transform import of_pair, parameters
@@ -91,27 +92,8 @@ def continued(model: Model, prompts: InstructionTokens, *, max_new_tokens: int) 
 
     The token that ends a continuation is part of it. `instruction` stays true on the instruction's tokens alone.
     """
-    from transformers import GenerationConfig
-
-    own = model.hf.generation_config
-    stop = own.eos_token_id
-    ends: list[int] = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
-    pad = model.tokenizer.pad_token_id
-    pad = pad if pad is not None else (ends or [0])[0]
-    # what is left open is filled from the checkpoint's own: repetition penalties and cut-offs are not the model
-    model.hf.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop, pad_token_id=pad
-    )
-    try:
-        with torch.no_grad():
-            out = model.hf.generate(
-                input_ids=prompts.ids.to(model.device), attention_mask=prompts.mask.to(model.device).long()
-            )
-    finally:
-        model.hf.generation_config = own
-    said = out[:, prompts.ids.shape[1] :].cpu()
-    is_end = torch.isin(said, torch.tensor(ends, dtype=said.dtype))
-    real = is_end.long().cumsum(1) - is_end.long() == 0  # up to the first token that ends it
+    said = reply(model, prompts.ids, prompts.mask, max_new_tokens=max_new_tokens).cpu()
+    real = until_end(model, said)
     return _joined(model, prompts, said, real)
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuits.engine import read
+from circuits.engine.generate import reply, until_end
 from circuits.errors import SiteError
 from circuits.interventions import Cell, Columns, Intervention, Patch, Where
 from circuits.model import Model
@@ -18,24 +18,16 @@ from circuits.prompts.token_pairs import TokenPairs
 
 def greedy(model: Model, tokens: TokenPairs, n: int) -> tuple[Int[Tensor, "pair pos"], Bool[Tensor, "pair pos"]]:
     """The first n tokens of the unedited reply, and which of them stand before its end (the one that ends it included)."""
-    reply = torch.zeros(tokens.n_pairs, 0, dtype=torch.long)
-    for _ in range(n):
-        step = read(model, continued(tokens, reply), (), [], columns=[-1]).logits.argmax(-1)
-        reply = torch.cat([reply, step[:, None]], 1)
-    ends = torch.isin(reply, torch.tensor(_stops(model)))
-    return reply, (ends.long().cumsum(1) - ends.long()) == 0
+    said = reply(model, tokens.clean, tokens.mask, max_new_tokens=n).cpu()
+    said = torch.nn.functional.pad(said, (0, n - said.shape[1]))  # all replies may end before: what is added is after the end
+    return said, until_end(model, said)
 
 
-def _stops(model: Model) -> list[int]:
-    found = model.hf.generation_config.eos_token_id
-    return [] if found is None else [found] if isinstance(found, int) else list(found)
-
-
-def continued(tokens: TokenPairs, reply: Int[Tensor, "pair pos"]) -> TokenPairs:
+def continued(tokens: TokenPairs, said: Int[Tensor, "pair pos"]) -> TokenPairs:
     """The same prompts, both sides of every pair, with these tokens after them."""
-    n = reply.shape[1]
-    ids = [torch.cat([side, reply.to(side)], 1) for side in (tokens.clean, tokens.corrupt)]
-    more = torch.ones_like(reply, dtype=torch.bool)
+    n = said.shape[1]
+    ids = [torch.cat([side, said.to(side)], 1) for side in (tokens.clean, tokens.corrupt)]
+    more = torch.ones_like(said, dtype=torch.bool)
     blank = tuple("" for _ in range(n))
     return replace(
         tokens, clean=ids[0], corrupt=ids[1], mask=torch.cat([tokens.mask, more], 1),
