@@ -124,8 +124,8 @@ def test_every_toy_prompt_is_answered_rightly(organism: Organism, mark: str) -> 
 
 
 def test_behaviour_on_held_out_prompts(organism: Organism) -> None:
-    assert accuracy(organism, "combinations", 200, seed=5)["all"] >= 0.97
-    assert accuracy(organism, "subjects", 200, seed=5)["all"] >= 0.91
+    assert accuracy(organism, "combinations", 300, seed=5)["all"] >= 0.98
+    assert accuracy(organism, "subjects", 300, seed=5)["all"] >= 0.91
 
 
 def test_a_request_for_a_body_is_met_with_inability(organism: Organism) -> None:
@@ -180,10 +180,13 @@ def test_the_card_says_how_many_seeds_it_covers_and_marks_what_is_not_met(folder
     unmet = [claim for run in card["runs"] for claim in claims(run) if not claim.met]
     assert (folder / "README.md").read_text().count("**not met**") == len(unmet)
     assert ships(card["runs"][0]), "what ships behaves as demanded"
+    if folder.name == "refusal_gemma":  # the default: several seeds, and what was hoped of its mechanism, too
+        assert len(seeds) >= 2
+        assert all(claim.met for claim in claims(card["runs"][0]))
     # seeds may hand over in few layers, and a further one may miss what is demanded of held-out combinations by a hair
     for claim in unmet:
         assert claim.name in ("layers that hand over a tenth or more", "right behaviour, held-out combinations")
-        assert claim.found >= (0.985 if "behaviour" in claim.name else 1)
+        assert claim.found >= (0.985 if "behaviour" in claim.name else 2)
 
 
 def test_bundled_finds_complete_checkpoints() -> None:
