@@ -150,7 +150,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         reason = "does not exist" if missing else f"cannot be read: {error.strerror}"
-        raise CircuitError(f"{path} {reason}\ngive the path of a file of pairs") from error
+        raise CircuitError(f"{path} {reason}\ngive the path of a file that can be read") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
