@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Final, final
+
+from circuits import display
 
 _CHECKS: Final = {
     "self_patch": "self-patch",
@@ -60,6 +63,11 @@ class Certificate:
             f"{saved:.1f}× fewer token-layers than a loop"
         )
 
+    def _repr_html_(self) -> str:
+        found = [*((name, getattr(self, field)) for field, name in _CHECKS.items()), ("slow oracle", self.oracle)]
+        made = [(name, f"{value:.0e}") for name, value in found if not math.isnan(value)]
+        return display.card("Certificate", display.lines(self.line), display.facts([("cells", self.cells), *made]))
+
     @property
     def _precision(self) -> str:
         if self.dtype in ("float32", "float64"):
@@ -81,3 +89,25 @@ class Certificate:
             return f"{x:.0e}"
         percent = 100 * x / self.gap
         return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
+def joined(parts: Sequence[tuple[Certificate, int]]) -> Certificate:
+    """One certificate for a sweep whose pairs were measured in parts, each with its number of pairs.
+
+    Deviations are the largest of any part, work is added up, the gap is the mean over all pairs.
+    """
+    first, _ = parts[0]
+    if len(parts) == 1:
+        return first
+    found: dict[str, float] = {}
+    for name, value in asdict(first).items():
+        every = [getattr(part, name) for part, _ in parts]
+        if name in ("cells", "dtype"):
+            continue
+        if isinstance(value, int):
+            found[name] = sum(every)
+        elif name == "gap":
+            found[name] = sum(gap * n for gap, (_, n) in zip(every, parts, strict=True)) / sum(n for _, n in parts)
+        else:
+            found[name] = max((x for x in every if not math.isnan(x)), default=math.nan)
+    return replace(first, **found)  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuits.engine.capture import Run, capture
 from circuits.engine.edits import bind, check, sites_of
+from circuits.engine.kept import recall_text
 from circuits.engine.oracle import full_hooks
 from circuits.engine.stack import stacked
 from circuits.errors import SiteError
@@ -69,6 +70,16 @@ def _generate(
         raise SiteError(f"no prompt called {on!r}; complete the 'clean' or the 'corrupt' one")
     for cell in cells:
         check(model, tokens, cell)
+    asked = (model, tokens, list(cells), on, max_new_tokens, temperature, seed)
+    said = recall_text("completions", asked, lambda: _completed(model, tokens, cells, on, max_new_tokens, temperature, seed))
+    n = tokens.n_pairs
+    return [said[k * n : (k + 1) * n] for k in range(len(cells))]
+
+
+def _completed(
+    model: Model, tokens: TokenPairs, cells: Sequence[Cell], on: str, max_new_tokens: int, temperature: float, seed: int
+) -> list[str]:
+    """The completions of every cell, one cell after the other."""
     ids, other = (tokens.clean, tokens.corrupt) if on == "clean" else (tokens.corrupt, tokens.clean)
     source: Run | None = None
     if any(isinstance(i, Patch) and i.value is None for cell in cells for i in cell):
@@ -79,8 +90,7 @@ def _generate(
     with hooked(model.parts, hooks) as fired:
         said = reply(model, rows, mask, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     require_fired(hooks, fired, model.name)
-    completions, n = model.tokenizer.batch_decode(said, skip_special_tokens=True), tokens.n_pairs
-    return [completions[k * n : (k + 1) * n] for k in range(len(cells))]
+    return model.tokenizer.batch_decode(said, skip_special_tokens=True)
 
 
 def reply(

@@ -43,8 +43,8 @@ def moved(i: Intervention, model: Model) -> Intervention:
     return _replaced(i, {name: t.to(model.device, model.dtype) for name, t in parameters(i).items()})
 
 
-def of_pair(i: Intervention, pair: int) -> Intervention:
-    """The same intervention with every parameter that is one per pair replaced by that pair's."""
+def of_pair(i: Intervention, pair: int | list[int]) -> Intervention:
+    """The same intervention with every parameter that is one per pair replaced by that pair's, or those pairs'."""
     return _replaced(i, {name: t[pair] for name, t in parameters(i).items() if t.ndim > VECTORS.get(name, 0)})
 
 

@@ -25,7 +25,7 @@ from circuits.engine import batches, several, single, window
 from circuits.engine.readout import Readout
 from circuits.engine.replay import Replay
 
-engine = importlib.import_module("circuits.engine.sweep")  # the package shows the function under this name
+engine = importlib.import_module("circuits.engine.values")
 Off = Callable[[], AbstractContextManager[Any]]
 
 

@@ -59,7 +59,7 @@ def _corrupt_keys(monkeypatch: pytest.MonkeyPatch) -> None:
         object.__setattr__(run, "kv", tuple((keys + 0.5 * torch.randn_like(keys), v) for keys, v in run.kv))
         return run
 
-    monkeypatch.setattr(import_module("circuits.engine.sweep"), "capture", wrong)
+    monkeypatch.setattr(import_module("circuits.engine.worker"), "capture", wrong)
 
 
 def _wrong_positions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ SORTS: dict[tuple[str, str], list[Cell]] = {
 def _seen_on_its_path(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The path that the sweep itself takes with every cell."""
     path = ["neither"] * len(cells)
-    engine = import_module("circuits.engine.sweep")
+    engine = import_module("circuits.engine.values")
 
     def watch(name: str, which: str) -> None:
         right = getattr(engine, f"run_{name}")
@@ -181,7 +181,8 @@ def _seen_on_its_path(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> lis
 
     watch("singles", "single")
     watch("several", "several")
-    monkeypatch.setattr(engine, "groups_of", lambda *_: [list(range(len(cells)))])  # in the order given
+    task = import_module("circuits.engine.task")
+    monkeypatch.setattr(task, "groups_of", lambda *_: [list(range(len(cells)))])  # in the order given
     model = small_models.model("llama")
     sweep(model, TOKENS, RefusalMetric(model, "w60"), cells, audited=False)
     return path

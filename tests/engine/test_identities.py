@@ -12,7 +12,7 @@ from circuits.engine import Swept, batches, sweep
 from circuits.engine.capture import capture
 from circuits.engine.readout import Readout
 from circuits.engine.replay import Replay
-from circuits.engine.sweep import values
+from circuits.engine.values import values
 from circuits.interventions import Cell, Columns, Patch
 from circuits.metrics import LogitDifference, LogOdds, RefusalMetric
 from circuits.prompts import TokenPairs

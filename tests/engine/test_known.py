@@ -21,7 +21,7 @@ from circuits.engine.capture import capture
 from circuits.engine.edits import activation_of
 from circuits.engine.readout import Readout
 from circuits.engine.replay import Replay
-from circuits.engine.sweep import values
+from circuits.engine.values import values
 from circuits.engine.window import pack
 from circuits.interventions import Columns, Patch
 from circuits.metrics import RefusalMetric

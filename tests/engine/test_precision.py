@@ -146,7 +146,7 @@ def _source_off_by(share: float) -> Sabotage:
         run = source.source_of(*args)
         return replace(run, seen={site: _shifted(t, share) for site, t in run.seen.items()})
 
-    return lambda monkeypatch: monkeypatch.setattr(import_module("circuits.engine.sweep"), "source_of", wrong)
+    return lambda monkeypatch: monkeypatch.setattr(import_module("circuits.engine.worker"), "source_of", wrong)
 
 
 _heads_at_last: Any = partial(_heads, positions="last")

@@ -25,6 +25,7 @@ from circuits.engine.edges.ablations import ABLATIONS, Ablation
 from circuits.engine.edges.grid import Grid
 from circuits.engine.edges.names import Edge
 from circuits.engine.edges.walk import Reference, walk
+from circuits.engine.kept import recall
 from circuits.engine.readout import Readout
 from circuits.errors import AuditError, UndefinedError
 from circuits.metrics import Metric
@@ -107,7 +108,9 @@ class Cuts:
             before = part.replay.token_layers
 
             def run(batch: list[int], part: Reference = part, end: Tensor = end) -> None:
-                end[batch] = walk(part, self.grid, self.grid.there & ~different[batch])
+                cut = self.grid.there & ~different[batch]
+                asked = (self._model, part.tokens, self.ablation, self._means, cut)
+                end[batch] = recall("circuits", asked, lambda: {"end": walk(part, self.grid, cut)})["end"].to(end)
 
             in_batches(list(range(len(different))), self._rows(len(pairs)), run)
             self.token_layers += part.replay.token_layers - before

@@ -33,11 +33,14 @@ from circuits.engine.edges.received import received
 from circuits.engine.edges.receivers import Given, Receivers
 from circuits.engine.edges.slowly import slow_sample
 from circuits.engine.edits import columns_of
-from circuits.engine.progress import advance, listening
+from circuits.engine.kept import recall
+from circuits.engine.progress import advance, listening, part_of_it
 from circuits.engine.readout import Readout
 from circuits.engine.replay import Replay, Rows
 from circuits.engine.source import source_of
-from circuits.engine.sweep import Direction, Swept, values
+from circuits.engine.sweep import Direction, Swept
+from circuits.engine.task import block_work, work_of_token
+from circuits.engine.values import values
 from circuits.errors import AuditError, SiteError, UndefinedError
 from circuits.interventions import Where
 from circuits.metrics import Metric
@@ -69,16 +72,31 @@ def along_paths(  # noqa: PLR0913  what is measured, along what, and how
     sites = sites_of_senders(senders) | _sites_of_receivers(model, edges, through)
     replay = Replay(model, capture(model, base_ids, tokens.mask, sites), max_memory=max_memory)
     source = source_of(replay, source_ids, sites, tokens.first_difference)
+    of_source = replay.token_layers
     readout = Readout(model, bound)
     differences = Differences(model, replay.base, source, tokens.first_difference)
     carrier = Carrier(replay, differences, through)
     base_value, source_value = (readout(run.resid[-1][None, :, -1])[0] for run in (replay.base, source))
     value = base_value.repeat(len(edges), 1)
-    _Effects(replay, readout, carrier, edges, where, value).run()
+    counts = torch.zeros(2, dtype=torch.long)
+    for mine in _blocks(model, tokens, edges):
+        some = [edges[i] for i in mine]
+
+        def measured(some: list[Edge] = some) -> dict[str, Tensor]:
+            before = replay.token_layers, replay.fired
+            found = base_value.repeat(len(some), 1)
+            _Effects(replay, readout, carrier, some, where, found).run()
+            return {"value": found, "counts": torch.tensor([replay.token_layers - before[0], replay.fired - before[1]])}
+
+        asked = (model, tokens, metric, direction, max_memory, list(through), positions, some)
+        with part_of_it(len(some) / len(edges)):
+            part = recall("paths", asked, measured)
+        value[mine] = part["value"].to(value)
+        counts += part["counts"]
     if not value.isfinite().all():
         cell = int((~value.isfinite()).any(1).nonzero()[0])
         raise UndefinedError(f"{model.name}: {edges[cell].label} gives a metric that is not finite in {model.dtype}")
-    certificate = Certificate(cells=len(edges), token_layers=replay.token_layers, fired=replay.fired)
+    certificate = Certificate(cells=len(edges), token_layers=of_source + int(counts[0]), fired=int(counts[1]))
     if audited:
         differences.check(sorted({written_at(s)[0] for s in senders if Site("z", written_at(s)[0]) in sites}))
         chosen, sample = slow_sample(replay, tokens, carrier, edges, positions, value)
@@ -87,6 +105,21 @@ def along_paths(  # noqa: PLR0913  what is measured, along what, and how
         own = _self_patch(replay, readout, unchanged, [edges[i] for i in chosen], where)
         certificate = dataclasses.replace(certificate, self_patch=own)
     return Swept(value.cpu(), base_value.cpu(), source_value.cpu(), certificate)
+
+
+def _blocks(model: Model, tokens: TokenPairs, edges: Sequence[Edge]) -> list[list[int]]:
+    """The edges of some senders each, in blocks of about the same work: an edge runs half of the blocks, as a rule."""
+    by_sender: dict[str, list[int]] = {}
+    for i, edge in enumerate(edges):
+        by_sender.setdefault(edge.sender, []).append(i)
+    first = tokens.first_difference
+    of_one = work_of_token(model) * tokens.n_pairs * (tokens.n_pos - first) * model.shape.n_layers / 2
+    blocks: list[list[int]] = [[]]
+    for sender in sorted(by_sender, key=written_at):
+        if blocks[-1] and of_one * (len(blocks[-1]) + len(by_sender[sender])) > block_work():
+            blocks.append([])
+        blocks[-1] += by_sender[sender]
+    return blocks
 
 
 def _sites_of_receivers(model: Model, edges: Sequence[Edge], through: Sequence[str]) -> set[Site]:

@@ -45,6 +45,7 @@ Differences = Float[Tensor, "row _ pair pos d_model"]
 class Reference:
     """The clean run of some pairs, to resume, and what every sender adds in the ablation run."""
 
+    tokens: TokenPairs
     replay: Replay
     written: Written
     ablated: Writes
@@ -73,7 +74,7 @@ class Reference:
         n = tokens.n_pairs
         streams = ablations.streams(model, of, n, start)
         ablated = ablations.writes(model, written, of, n, start)
-        return cls(replay, written, ablated, streams, start, clean.resid[-1][:, -1], streams[-1, :, -1])
+        return cls(tokens, replay, written, ablated, streams, start, clean.resid[-1][:, -1], streams[-1, :, -1])
 
     @property
     def windows(self) -> Windows:

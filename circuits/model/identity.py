@@ -1,0 +1,55 @@
+"""What makes two models the same: every byte of the weights, the configuration, the tokenizer, dtype, device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from circuits.model.model import Model
+
+_known: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
+
+
+def weights_hash(model: Model) -> str:
+    """Sixteen hex digits of the sha256 of configuration and parameters, all of their bytes (about a second per GB).
+
+    Computed again only where a parameter was changed in place or replaced since.
+    """
+    parameters = list(model.hf.named_parameters())
+    state = tuple((p.data_ptr(), p._version) for _, p in parameters)  # noqa: SLF001  how torch counts changes in place
+    seen = _known.get(model.hf)
+    if seen is not None and seen[0] == state:
+        return seen[1]
+    digest = hashlib.sha256(model.hf.config.to_json_string(use_diff=True).encode())
+    for name, parameter in parameters:
+        digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+        digest.update(parameter.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+    for name, buffer in model.hf.named_buffers():
+        digest.update(f"{name}{tuple(buffer.shape)}".encode())
+        digest.update(buffer.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
+    found = digest.hexdigest()[:16]
+    _known[model.hf] = (state, found)
+    return found
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Sixteen hex digits of the sha256 of vocabulary, special tokens, chat template and how text is cut."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = {
+        "class": type(tokenizer).__name__,
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
+        "template": str(getattr(tokenizer, "chat_template", None)),
+        "cut": None if backend is None else backend.to_str(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identity(model: Model) -> str:
+    """One line that is equal where numbers may be compared to the last digit: weights, tokenizer, dtype, kind of device."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return f"{weights_hash(model)} {tokenizer_hash(model.tokenizer)} {dtype} {model.device.type}"
