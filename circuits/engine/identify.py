@@ -46,7 +46,12 @@ def contents(*what: object) -> str:
 
 def digest(*what: object) -> str:
     """The same of values and of all that computes with them: this code, the packages below it, the number of threads."""
-    return contents(code_version(), sorted(versions().items()), torch.get_num_threads(), *what)
+    return contents(code_version(), _below(), torch.get_num_threads(), *what)
+
+
+@functools.cache
+def _below() -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(versions().items()))
 
 
 @final
@@ -131,10 +136,16 @@ class _Look:
         if isinstance(what, type):
             return _hash("code", name, source)
         inside = {"closure": dict(inspect.getclosurevars(what).nonlocals), "defaults": what.__defaults__}
-        return _hash("code", name, source, self._fields("fields", inside))
+        # two lambdas on one line have the same source
+        return _hash("code", name, source, _compiled(what.__code__), self._fields("fields", inside))
 
     def _fields(self, kind: str, fields: Mapping[str, object]) -> bytes:
         return _hash(kind, *(part for name in sorted(fields) for part in (name, self.of(fields[name]))))
+
+
+def _compiled(code: types.CodeType) -> bytes:
+    constants = (_compiled(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts)
+    return _hash(code.co_code, repr(code.co_names), *constants)
 
 
 def _hash(*parts: str | bytes | Any) -> bytes:

@@ -12,6 +12,7 @@ import torch
 from circuits.model.model import Model
 
 _known: WeakKeyDictionary[Any, tuple[object, str]] = WeakKeyDictionary()
+"""Of module trees and tokenizers: the state in which they were looked at, and what was found."""
 
 
 def weights_hash(model: Model) -> str:
@@ -37,7 +38,14 @@ def weights_hash(model: Model) -> str:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Sixteen hex digits of the sha256 of vocabulary, special tokens, chat template and how text is cut."""
+    """Sixteen hex digits of the sha256 of vocabulary, special tokens, chat template and how text is cut.
+
+    Computed again only where tokens were added or the template is another.
+    """
+    state = (len(tokenizer), str(getattr(tokenizer, "chat_template", None)), str(tokenizer.special_tokens_map))
+    seen = _known.get(tokenizer)
+    if seen is not None and seen[0] == state:
+        return seen[1]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts = {
         "class": type(tokenizer).__name__,
@@ -46,7 +54,9 @@ def tokenizer_hash(tokenizer: Any) -> str:
         "template": str(getattr(tokenizer, "chat_template", None)),
         "cut": None if backend is None else backend.to_str(),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    found = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    _known[tokenizer] = (state, found)
+    return found
 
 
 def identity(model: Model) -> str:
