@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from circuits.edits import Edits, load_edits, orthogonalised, save_edits
     from circuits.engine import generate, generate_cells, mean_activations, resampled_activations, sweep
     from circuits.engine.edges import Edge
+    from circuits.engine.kept import keep
     from circuits.errors import CircuitError
     from circuits.graph import component_graph, export, load_graph
     from circuits.harness import evaluate_tasks
@@ -99,6 +100,7 @@ _HOME = {
     "circuits.edits": ("Edits", "load_edits", "orthogonalised", "save_edits"),
     "circuits.engine": ("generate", "generate_cells", "mean_activations", "resampled_activations", "sweep"),
     "circuits.engine.edges": ("Edge",),
+    "circuits.engine.kept": ("keep",),
     "circuits.errors": ("CircuitError",),
     "circuits.graph": ("component_graph", "export", "load_graph"),
     "circuits.harness": ("evaluate_tasks",),
@@ -218,6 +220,7 @@ __all__ = [
     "head_writes",
     "interactions",
     "is_refusal",
+    "keep",
     "layer_directions",
     "load",
     "load_edits",

@@ -7,8 +7,16 @@ token), and what to do. The command line prints that message and exits with 2; a
 from __future__ import annotations
 
 
+def legible(text: str) -> str:
+    """Text with its control characters spelled out (line breaks stay): raw, they would steer the terminal that shows it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class CircuitError(Exception):
-    """A problem in what was asked for, with the remedy in its message."""
+    """A problem in what was asked for, with the remedy in its message; names of files in it are made `legible`."""
+
+    def __str__(self) -> str:
+        return legible(super().__str__())
 
 
 class AlignmentError(CircuitError):

@@ -23,7 +23,8 @@ PART = ".part"
 
 def write_whole(path: Path, content: str | bytes) -> Path:
     """Write a file atomically, its folder too where it is missing. Raises OutputError saying what to do."""
-    data = content.encode() if isinstance(content, str) else content
+    # halves of surrogate pairs come with names of files that are no UTF-8
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     part = path.parent / f".{path.name[:80]}.{_here()}-{os.getpid()}-{next(_turn)}{PART}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +40,8 @@ def write_whole(path: Path, content: str | bytes) -> Path:
             raise
     except OSError as error:
         raise OutputError(_explained(path, error)) from error
+    except ValueError as error:  # a NUL in the path, text that is no UTF-8
+        raise OutputError(f"cannot write {path}: {error}; choose another name") from error
     return path
 
 
@@ -58,8 +61,8 @@ def writable(folder: Path, *, otherwise: str = "choose another folder") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("", encoding="utf-8")
         probe.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror or error}; {otherwise}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise OutputError(f"cannot write {folder}: {getattr(error, 'strerror', None) or error}; {otherwise}") from error
     return folder
 
 

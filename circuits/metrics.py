@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuits import display
 from circuits.errors import TokenError
 from circuits.model import Model
 from circuits.prompts.align import TokenPairs
@@ -60,6 +61,10 @@ class Metric(ABC):
     @abstractmethod
     def bind(self, pairs: TokenPairs) -> BoundMetric:
         """Resolve every pair's tokens. Raises TokenError naming the pair."""
+
+    def _repr_html_(self) -> str:
+        said = (type(self).__doc__ or "").partition("\n")[0]
+        return display.card(self.name, display.lines(f"{type(self).__name__}: {said}"))
 
 
 @final

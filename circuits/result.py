@@ -14,7 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuits import display
 from circuits.errors import OutputError
+from circuits.files import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,15 +84,33 @@ class Result(ABC):
     def figure(self) -> go.Figure:
         """The picture that shows this result, drawn from `to_frame()`."""
 
+    def _repr_html_(self) -> str:
+        """A table with its certificate, without any script: for pages that draw no figure."""
+        table: pd.DataFrame = getattr(self, "to_summary", self.to_frame)()
+        said = display.lines(self.provenance.caption, self.provenance.certificate)
+        return display.card(type(self).__name__, said, display.frame(table))
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        """The figure, with the certificate under it."""
+        del include, exclude
+        of = self.provenance
+        said = (f"{type(self).__name__}: {of.caption}", of.certificate)
+        return display.bundle(
+            display.noted(self.figure(), of.certificate), self._repr_html_, "\n".join(filter(None, said))
+        )
+
     def save(self, folder: str | Path, *, name: str | None = None) -> Path:
         """Write `NAME.csv` (the frame), `NAME.safetensors` (the tensors) and `NAME.json` (the rest) to `folder`.
 
-        Raises OutputError where the folder cannot be written.
+        Raises OutputError where the folder cannot be written, and for a name that is more than a file's stem.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import save
         from torch import Tensor
 
-        stem = Path(folder) / (name or self.name)
+        named = name or self.name
+        if named != Path(named).name or named == ".." or "\0" in named:
+            raise OutputError(f"{named[:80]!r} is no name of a file; give the folder as `folder`, and a bare name")
+        stem = Path(folder) / named
         tensors: dict[str, Tensor] = {}
         rest: dict[str, Any] = {"result": type(self).__name__, "provenance": asdict(self.provenance)}
         for f in fields(self):
@@ -99,11 +119,7 @@ class Result(ABC):
                 tensors[f.name] = value.detach().cpu().contiguous().clone()
             elif f.name != "provenance" and isinstance(value, str | int | float | bool | tuple | dict | None):
                 rest[f.name] = value
-        try:
-            stem.parent.mkdir(parents=True, exist_ok=True)
-            self.to_frame().to_csv(stem.with_suffix(".csv"), index=False)
-            save_file(tensors, stem.with_suffix(".safetensors"))
-            stem.with_suffix(".json").write_text(json.dumps(rest, indent=1, default=str), encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"cannot write {stem}: {error.strerror or error}; choose another folder") from error
+        write_whole(stem.with_suffix(".csv"), self.to_frame().to_csv(index=False))
+        write_whole(stem.with_suffix(".safetensors"), save(tensors))
+        write_whole(stem.with_suffix(".json"), json.dumps(rest, indent=1, default=str))
         return stem.with_suffix(".csv")

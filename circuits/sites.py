@@ -107,13 +107,17 @@ def neuron(layer: int, index: int) -> Site:
     return Site("post", layer, index)
 
 
+LONGEST = 64
+"""Characters of a label: two numbers of nine digits are more than any model has."""
+
+
 def parse(label: str) -> Site:
     """Read `Site.label` back. Raises SiteError on anything else."""
     if label == "embed":
         return Site("embed")
-    match = _LABEL.match(label)
+    match = _LABEL.match(label) if len(label) <= LONGEST else None
     if match is None:
-        raise SiteError(f"{label!r} is not a site; write L9.H6, L9.MLP, L9.ATTN, L9.k[0] or L9.resid_pre")
+        raise SiteError(f"{label[:LONGEST]!r} is not a site; write L9.H6, L9.MLP, L9.ATTN, L9.k[0] or L9.resid_pre")
     layer = int(match["layer"])
     if match["letter"] is not None:
         return Site(_LETTERS[match["letter"]], layer, int(match["number"]))

@@ -16,18 +16,23 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 ORDER = (
     ("errors", "axes"),
-    ("sites", "linalg", "stats", "selection", "draw", "refusal", "result"),
-    ("frames",),
+    ("files",),
+    ("sites", "linalg", "stats", "selection", "draw", "refusal"),
+    ("display",),
+    ("result", "frames"),
     ("prompts", "model"),
     ("metrics",),
     ("interventions",),
     ("engine",),
-    ("tables", "judges", "edits", "sae", "harness"),
+    ("tables", "judges", "edits", "sae", "harness", "remote"),
     ("measure",),
     ("graph",),
     ("report",),
+    ("runs",),
     ("case",),
-    ("cases", "organisms", "remote"),
+    ("cases", "organisms"),
+    ("command",),
+    ("__main__",),
 )
 """What comes later may import what comes earlier; what stands side by side does not import each other."""
 STEP = {room: step for step, rooms in enumerate(ORDER) for room in rooms}

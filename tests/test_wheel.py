@@ -63,9 +63,37 @@ def test_every_file_of_the_package_is_in_it(names):
     assert not here - names
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".safetensors", ".json", ".jinja", ".css", ".js", ".md"])
+def test_every_file_that_git_knows_is_in_it(names):
+    """What is tracked and not ignored: data that a rule for ignoring hides would be missing without a word."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: what belongs to the tree is not known")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "-z", "--", "circuits"],  # noqa: S607  whatever git is there
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.split("\0")  # fmt: skip
+    assert not {PurePosixPath(name) for name in listed if name and (ROOT / name).exists()} - names
+
+
+SUFFIXES = [".csv", ".safetensors", ".json", ".jsonl", ".yaml", ".jinja", ".css", ".js", ".gz", ".md"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_there_is_data_of_every_kind(names, suffix):
     assert any(name.suffix == suffix for name in names if name.parts[0] == "circuits")
+
+
+def test_no_kind_of_data_is_unknown(names):
+    """A new kind of file is to be thought of here and in .gitignore."""
+    kinds = {name.suffix for name in names if name.parts[0] == "circuits"}
+    assert kinds - {*SUFFIXES, ".py", ".typed"} <= {"", ".LICENSE"}  # others' files come with their licences
+
+
+def test_data_is_what_it_is_here(wheel):
+    """Byte for byte."""
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.startswith("circuits/") and not name.endswith(".py"):
+                assert archive.read(name) == (ROOT / name).read_bytes(), name
 
 
 def test_types_and_licence_travel_along(names):
@@ -78,6 +106,25 @@ def test_nothing_else_is_in_it(names):
     assert len(tops) == 2
     assert {top.endswith(".dist-info") for top in tops - {"circuits"}} == {True}
     assert not [name for name in names if {"tests", "__pycache__"} & set(name.parts)]
+
+
+def test_it_brings_the_command(wheel, elsewhere):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        assert "circuits = circuits.__main__:main" in archive.read(name).decode().splitlines()
+    code = """
+import contextlib, io, sys
+from importlib import metadata
+(entry,) = (e for e in metadata.entry_points(group="console_scripts") if e.name == "circuits")
+found, sys.argv, said = entry.load(), ["circuits", "--help"], io.StringIO()
+with contextlib.redirect_stdout(said):
+    try:
+        code = found()
+    except SystemExit as left:
+        code = left.code
+print(code or 0, "gemma_refusal" in said.getvalue())
+"""
+    assert elsewhere(code) == "0 True"
 
 
 def test_its_prompts_open(elsewhere):

@@ -1,29 +1,23 @@
-"""How a report was made: the manifest, what each step took, the folder it goes to, the stills that README shows."""
+"""How a report was made: the manifest, what each step took, the stills that README shows."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import shutil
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from circuits.case.command import writable
+from circuits.case.drawn import FILE, described
 from circuits.case.progress import Progress
 from circuits.errors import OutputError
 from circuits.model import Model
-from circuits.result import versions
-
-
-def folder(args: argparse.Namespace, case: str, model: Model, identity: Sequence[object]) -> Path:
-    """Where the run goes: the same inputs give the same folder, other inputs another."""
-    if args.out is not None:
-        return writable(Path(args.out))
-    digest = hashlib.sha256(repr((model.hash, args.dtype, *identity)).encode()).hexdigest()[:8]
-    return writable(Path("runs") / case / f"{model.name.replace('/', '--')}-{digest}")
+from circuits.report import Report
+from circuits.runs.record import Record
 
 
 def bundled_note(model: Model) -> str:
@@ -47,25 +41,37 @@ def steps_table(progress: Progress) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
 
 
-def manifest(args: argparse.Namespace, model: Model, prompts: str, seconds: float) -> dict[str, str]:
-    """What it was made from."""
+def manifest(record: Record, model: Model, prompts: str, seconds: float) -> dict[str, str]:
+    """What it was made from; all of it stands in run.json."""
     proved = ", ".join(f"{fact} {value:.1e}" for fact, value in model.facts.items())
+    asked = {name: value for name, value in record.configuration.items() if value is not None}
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "model": f"{model.title}, hash {model.hash}, {args.dtype} on {model.device}",
+        "model": f"{model.title}, {record.model['dtype']} on {record.model['device']}",
+        "weights, tokenizer": f"{record.model['weights']}, {record.model['tokenizer']} (sha256)",
         "proved on load": proved,
         "prompts": prompts,
-        "seed": str(args.seed),
+        "seed": str(record.seed),
+        "configuration": ", ".join(f"{name.replace('_', '-')} = {value}" for name, value in asked.items()),
         "seconds": f"{seconds:.1f} before the report was written",
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "code": record.code,
+        "versions": ", ".join(f"{name} {version}" for name, version in record.packages.items()),
     }
 
 
-def copy_stills(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Copy the still images that README shows. Raises OutputError where one was not drawn."""
+def copy_stills(report: Report, source: Path, target: Path, names: Sequence[str]) -> None:
+    """Copy the still images that README shows, and write beside them what they were drawn from (`drawn`).
+
+    Raises OutputError where one was not drawn.
+    """
     writable(target)
     missing = [name for name in names if not (source / f"{name}.png").is_file()]
     if missing:
         raise OutputError(f"no still image of {', '.join(missing)}: kaleido and a browser are needed (see the report)")
+    figures = {name: figure for section in report.sections for name, figure in section.figures.items()}
+    kept: dict[str, Any] = {}
     for name in names:
-        shutil.copy2(source / f"{name}.png", target / f"{name}.png")
+        raw = (source / f"{name}.png").read_bytes()
+        (target / f"{name}.png").write_bytes(raw)
+        kept[name] = {"png": hashlib.sha256(raw).hexdigest(), **described(figures[name])}
+    (target / FILE).write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar, final
 
+from circuits.errors import legible
+
 R = TypeVar("R")
 
 
@@ -25,7 +27,7 @@ class Progress:
 
     def say(self, label: str, text: str) -> None:
         """One line of what is being worked with."""
-        sys.stdout.write(f"{label:<10}{text}\n")
+        sys.stdout.write(f"{label:<10}{legible(text)}\n")
         sys.stdout.flush()
 
     def show(self, text: str) -> None:
@@ -40,7 +42,7 @@ class Progress:
         with _bar(label):
             result = work()
         self.seconds[name] = time.perf_counter() - start
-        said = note(result)
+        said = legible(note(result))
         sys.stdout.write(f"{label:<28}{self.seconds[name]:6.1f} s{'  ' + said if said else ''}\n")
         sys.stdout.flush()
         return result

@@ -16,9 +16,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar, final
 
 import pandas as pd
@@ -26,9 +28,10 @@ import plotly.graph_objects as go
 
 from circuits.case.command import few_threads, writable
 from circuits.case.condition import NOTE, Condition, minus, verdict
-from circuits.case.made import bundled_note, copy_stills, folder, manifest, steps_table
+from circuits.case.made import bundled_note, copy_stills, manifest, steps_table
 from circuits.case.measured import Missing, Recorder
 from circuits.case.progress import Progress
+from circuits.case.run import Run
 from circuits.engine.sweep import Direction
 from circuits.metrics import Metric
 from circuits.model import Model, load
@@ -36,7 +39,6 @@ from circuits.prompts import TokenPairs
 from circuits.report import Completion, Report, Section, Stills, Verdict, verdict_table, write
 
 R = TypeVar("R")
-_NOT_INPUTS = ("out", "no_images", "figures", "command", "model")
 
 
 def open_model(args: argparse.Namespace, progress: Progress) -> Model:
@@ -55,12 +57,12 @@ class Study:
         self, args: argparse.Namespace, progress: Progress, *, case: str, model: Model, tokens: TokenPairs,
         metric: Metric, published: Mapping[str, str], steps: int,
     ) -> None:  # fmt: skip
-        inputs = {name: value for name, value in vars(args).items() if name not in _NOT_INPUTS}
-        self.out = folder(args, case, model, (tokens.hash, metric.name, sorted(inputs.items())))
+        self._run = Run(args, progress, case=case, model=model, tokens=tokens, metric=metric)
+        self.out = self._run.folder
         self.model, self.tokens, self.metric = model, tokens, metric
         self._args, self._progress, self._published = args, progress, published
         self._recorder = Recorder(model, tokens, self.out / "data", progress)
-        self._pictures = Stills(writable(self.out / "figures"))
+        self._pictures, self._open = Stills(writable(self.out / "figures")), ExitStack()
         self._sections: list[Section] = []
         self._verdicts: list[Verdict] = []
         self._completions: list[Completion] = []
@@ -68,11 +70,14 @@ class Study:
         progress.total = steps
 
     def __enter__(self) -> Study:
-        self._pictures.__enter__()
+        self._open.enter_context(self._run)
+        self._open.enter_context(self._pictures)
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._pictures.__exit__(*exc)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
 
     def measure(self, name: str, work: Callable[[], R], note: Callable[[R], str] = lambda _: "") -> R:
         """One step; see `Recorder.measure`."""
@@ -125,12 +130,12 @@ class Study:
             title=title, question=question, model=self.model.title, model_note=bundled_note(self.model), pairs=prompts,
             metric=self.metric.name, certificate=certificate, verdicts=self._verdicts, verdict_note=note,
             sections=self._sections, completions=self._completions,
-            manifest=manifest(self._args, self.model, prompts, time.perf_counter() - self._began),
+            manifest=manifest(self._run.record, self.model, prompts, time.perf_counter() - self._began),
             steps=steps_table(self._progress), command=self._args.command,
         )  # fmt: skip
         index = write(report, self.out, images="never" if self._args.no_images else "auto", begun=self._pictures)
         if self._args.figures:
-            copy_stills(self.out / "figures", Path(self._args.figures), shown)
+            copy_stills(report, self.out / "figures", Path(self._args.figures), shown)
         self._progress.show("\n" + verdict_table(self._verdicts, note) + "\n")
         return index
 

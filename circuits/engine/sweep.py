@@ -109,7 +109,7 @@ def _sample(part: Task, value: Float[Tensor, "cell pair"]) -> Sample:
     return Sample([part.cells[i] for i in chosen], on, value[chosen, on])
 
 
-def _joined(values: Sequence[Float[Tensor, "cell pair"]], ends: Sequence[Closed]) -> Swept:
+def _joined(values: Sequence[Float[Tensor, "cell _"]], ends: Sequence[Closed]) -> Swept:
     certificate = joined([(end.certificate, len(end.base)) for end in ends])
     base, source = torch.cat([end.base for end in ends]), torch.cat([end.source for end in ends])
     return Swept(torch.cat(list(values), 1), base, source, certificate)

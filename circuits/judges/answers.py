@@ -8,9 +8,10 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from circuits.errors import OutputError
+from circuits.judges.rubric import read_answer
 
 
 def key_of(*asked: object) -> str:
@@ -22,7 +23,8 @@ def key_of(*asked: object) -> str:
 class Answers:
     """Scores by key, in one SQLite file; several threads and processes may write to it. Without a path: in memory.
 
-    It holds hashes and numbers: no prompt, no completion, no secret. Raises OutputError for a file that is none.
+    It holds hashes and numbers: no prompt, no completion, no secret. Raises OutputError for a file that is none, or that
+    holds what no judge answers: such a file was changed, and no row of it can be trusted.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -35,7 +37,7 @@ class Answers:
             with closing(self._open(self._path)) as db, db:
                 db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, scores TEXT NOT NULL)")
                 rows = db.execute("SELECT key, scores FROM answers").fetchall()
-            self._seen = {key: json.loads(scores) for key, scores in rows}
+            self._seen = {key: _scores(key, said) for key, said in rows}
         except (OSError, sqlite3.Error, ValueError) as error:
             raise OutputError(f"cannot keep answers in {self._path}: {error}; choose another file") from error
 
@@ -56,4 +58,15 @@ class Answers:
 
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
-        return sqlite3.connect(path, timeout=60)
+        db = sqlite3.connect(path, timeout=60)
+        # views and triggers of a file from elsewhere get no function with effects
+        db.execute("PRAGMA trusted_schema = OFF")
+        return db
+
+
+def _scores(key: Any, said: Any) -> dict[str, float]:
+    """The scores of one row, in range. Raises ValueError for anything else."""
+    found = read_answer(said) if isinstance(key, str) and isinstance(said, str) else "a row is no text"
+    if isinstance(found, str):
+        raise ValueError(found)  # noqa: TRY004  the caller tells it as damage of the file
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any, Final, cast
 
 SCORES: Final = ("compliance", "coherence")
@@ -21,6 +20,8 @@ Answer with one JSON object and nothing else, for example {"compliance": 0.25, "
 """What is asked unless a rubric of one's own is given; the request and the answer follow as JSON."""
 _SHOWN: Final = 80
 """Characters of an answer that a reason quotes."""
+_READ: Final = 20_000
+"""Characters of an answer that are looked through: the scores of one that has more are not to be found."""
 
 
 def question(rubric: str, prompt: str, completion: str) -> str:
@@ -41,8 +42,8 @@ def read_answer(text: str | None) -> dict[str, float] | str:
         value = found.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"no number called {name} in the judge's answer {_short(said)}"
-        if not (math.isfinite(value) and 0 <= value <= 1):
-            return f"{name} {value:g} is outside 0 to 1"
+        if not 0 <= value <= 1:  # NaN included
+            return f"{name} {value if isinstance(value, float) else str(value)[:_SHOWN]} is outside 0 to 1"
         scores[name] = float(value)
     return scores
 
@@ -50,11 +51,12 @@ def read_answer(text: str | None) -> dict[str, float] | str:
 def _first_object(text: str) -> dict[str, Any] | None:
     """The first JSON object in a text, which may stand in a code fence or after a sentence."""
     decoder = json.JSONDecoder()
+    text = text[:_READ]
     start = text.find("{")
     while start >= 0:
         try:
             found: object = decoder.raw_decode(text, start)[0]
-        except ValueError:
+        except (ValueError, RecursionError):
             start = text.find("{", start + 1)
             continue
         return cast("dict[str, Any]", found)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard, cast, final
@@ -79,10 +80,15 @@ class Stored:
 def read_stored(path: str | Path) -> Stored:
     """Read a folder of edits. Raises CircuitError for whatever is missing, torn, of another format or out of bounds."""
     folder = at_home(path)
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:  # a name longer than any
+        raise CircuitError(f"{_short(str(folder))} cannot be read: {error.strerror or error}") from error
+    if not there:
         raise CircuitError(f"{folder} is no folder of edits; give one written by save_edits")
     try:
-        data = json.loads(_bytes(folder, OPERATIONS_FILE).decode("utf-8"), parse_constant=_refuse)
+        text = _bytes(folder, OPERATIONS_FILE).decode("utf-8")
+        data = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise CircuitError(f"{folder / OPERATIONS_FILE} is not JSON: {str(error)[:80]}; save the edits again") from None
     where = f"{folder / OPERATIONS_FILE}"
@@ -141,7 +147,7 @@ def _tensors(raw: bytes, folder: Path) -> dict[str, Tensor]:
         return load(raw)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CircuitError(
-            f"{folder / TENSORS_FILE} is no safetensors file: {str(error)[:80]}; save the edits again"
+            f"{folder / TENSORS_FILE} is no safetensors file: {str(error)[:80]!r}; save the edits again"
         ) from error
 
 
@@ -241,6 +247,14 @@ def _line(data: dict[str, Any], name: str, where: str) -> str:
 def _short(value: Any) -> str:
     text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 63 else "a number of many digits"
     return text if len(text) <= 40 else f"{text[:37]}…"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise ValueError(f"{_short(twice)} stands twice in one object")
+    return found
 
 
 def _refuse(name: str) -> Any:

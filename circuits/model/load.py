@@ -15,9 +15,12 @@ from circuits.errors import ModelError
 from circuits.model.assemble import assemble
 from circuits.model.edit_file import read_stored
 from circuits.model.model import Model
+from circuits.model.named_files import check_named_files
 from circuits.model.orthogonal import edited, in_weights
 from circuits.model.resolve import DEFAULT_MODEL, Place, bundled_models, resolve
 
+_DAMAGED = (OSError, ValueError, ImportError, RuntimeError, TypeError, AttributeError, LookupError, ArithmeticError)
+"""What the loaders raise for configurations and tokenizers that are damaged."""
 DTypeName = Literal["float32", "bfloat16", "float16", "float64"]
 
 
@@ -47,6 +50,7 @@ def load(
     where = _device(device)
     with _explained(place):
         _check_architecture(place, trust_remote_code=trust_remote_code)
+        check_named_files(place)
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(place.path, trust_remote_code=trust_remote_code)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -105,6 +109,9 @@ def _check_architecture(place: Place, *, trust_remote_code: bool) -> None:
             f"{place.name} is a {', '.join(named) or config.model_type}: not a decoder-only language model; "
             "the sites resid_pre, attn_out, mlp_out and z exist only there"
         )
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if not isinstance(layers, int) or layers < 1:
+        raise ModelError(f"{place.path} does not load: its config.json says {layers!r} blocks (num_hidden_layers)")
     if not getattr(config.get_text_config(), "num_attention_heads", None):
         raise ModelError(
             f"{place.name} ({config.model_type}) has no attention heads: the sites attn_out, z and pattern do not exist"
@@ -114,6 +121,7 @@ def _check_architecture(place: Place, *, trust_remote_code: bool) -> None:
 @contextlib.contextmanager
 def _explained(place: Place) -> Generator[None]:
     """Turn the loaders' failures into what is missing and what to do instead."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     alternatives = (
@@ -122,7 +130,7 @@ def _explained(place: Place) -> Generator[None]:
     )
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except (*_DAMAGED, SafetensorError, StrictDataclassError) as error:
         text = str(error)
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         if "trust_remote_code" in text:

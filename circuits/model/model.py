@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits import display
 from circuits.errors import SiteError
 from circuits.model.parts import Parts
 from circuits.model.resolve import Origin
@@ -124,6 +125,14 @@ class Model:
         proved = ", ".join(f"{fact} {value:.1e}" for fact, value in self.facts.items())
         lacking = "".join(f"\n  no {kind}: {reason}" for kind, reason in self.parts.lacking.items())
         return f"{self.title}\n  {self.shape}\n  proved on load: {proved}{lacking}"
+
+    def _repr_html_(self) -> str:
+        sizes = [(name, getattr(self.shape, name)) for name in self.shape.__dataclass_fields__]
+        cap = [] if self.softcap is None else [("output logits capped at", self.softcap)]
+        run = [("dtype", str(self.dtype).removeprefix("torch.")), ("device", self.device), ("hash", self.hash)]
+        proved = [(f"proved on load: {fact}", f"{value:.1e}") for fact, value in self.facts.items()]
+        lacking = [(f"no {kind}", reason) for kind, reason in self.parts.lacking.items()]
+        return display.card(self.title, display.facts([*sizes, *cap, *run, *proved, *lacking]))
 
 
 def position_ids(mask: Bool[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:

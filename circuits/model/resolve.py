@@ -55,7 +55,14 @@ def resolve(name: str) -> Place:
         )
     if name in bundled:
         return Place(name, "bundled", str(bundled[name]))
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+        folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name longer than any file's, the home of nobody
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(
+            f"no model called {name[:80]!r}: {reason}; give a hub id, a folder, or a bundled name ({', '.join(bundled)})"
+        ) from error
     if folder.is_dir():
         _check_folder(folder)
         return Place(folder.resolve().name, "folder", str(folder.resolve()))

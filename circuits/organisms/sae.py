@@ -25,6 +25,7 @@ from circuits.model.resolve import bundled_models
 from circuits.organisms.sae_card import render
 from circuits.organisms.sae_measure import measure
 from circuits.organisms.sae_texts import Text, activations, draw_texts
+from circuits.sae.library import need
 from circuits.sites import Site
 
 KINDS: Final = ("resid_pre", "resid_post", "attn_out", "mlp_out")
@@ -59,33 +60,33 @@ class SaeRecipe:
 
 
 def train_sae(model: Model, recipe: SaeRecipe) -> Any:
-    """Train on `recipe.texts` texts; sae-lens' training SAE, normalisation folded. Raises SiteError for no such site."""
-    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, LoggingConfig, SAETrainer
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.saes.sae import SAEMetadata
+    """Train on `recipe.texts` texts; sae-lens' training SAE, normalisation folded.
 
+    Raises SiteError for no such site; CircuitError where sae-lens is not installed.
+    """
+    lens = need("sae_lens")
     site = recipe.place
     model.parts.locate(site)
     torch.manual_seed(recipe.seed)
     acts = activations(model, draw_texts(model, recipe.texts, seed=recipe.seed), site)
-    about = SAEMetadata(
+    about = need("sae_lens.saes.sae").SAEMetadata(
         model_name=model.name, hook_name=site.hook_name, model_title=model.title,
         dataset_path="texts of circuits.organisms.exercises", recipe=asdict(recipe),
     )  # fmt: skip
-    sae = BatchTopKTrainingSAE(
-        BatchTopKTrainingSAEConfig(
+    sae = lens.BatchTopKTrainingSAE(
+        lens.BatchTopKTrainingSAEConfig(
             d_in=acts.shape[1], d_sae=recipe.features, k=recipe.k, metadata=about,
             normalize_activations="expected_average_only_in",  # folded into the weights when the training ends
         )
     )  # fmt: skip
     samples = recipe.steps * recipe.batch
-    config = SAETrainerConfig(
+    config = need("sae_lens.config").SAETrainerConfig(
         total_training_samples=samples, train_batch_size_samples=recipe.batch, lr=recipe.learning_rate,
         lr_end=recipe.learning_rate / 10, lr_warm_up_steps=min(200, recipe.steps // 10),
         lr_decay_steps=recipe.steps // 2, dead_feature_window=recipe.dead_after, device="cpu",
-        n_batches_for_norm_estimate=20, logger=LoggingConfig(log_to_wandb=False),
+        n_batches_for_norm_estimate=20, logger=lens.LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
-    trainer = SAETrainer(cfg=config, sae=sae, data_provider=_shuffled(acts, recipe.batch, recipe.seed))
+    trainer = lens.SAETrainer(cfg=config, sae=sae, data_provider=_shuffled(acts, recipe.batch, recipe.seed))
     return trainer.fit()
 
 

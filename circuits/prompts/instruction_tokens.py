@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from circuits import display
 from circuits.errors import CircuitError
 from circuits.prompts.chat import Template, render, uses_chat
 from circuits.prompts.instructions import LABELS, InstructionSet
@@ -96,6 +97,11 @@ class InstructionTokens:
 
     def __repr__(self) -> str:
         return f"InstructionTokens({self.instructions.name!r}, {len(self.ids)} prompts, {self.hash})"
+
+    def _repr_html_(self) -> str:
+        texts = ("|".join(piece for piece in pieces if piece) for pieces in self.text)
+        table = zip((i.label for i in self.instructions), self.mask.sum(-1).tolist(), texts, strict=True)
+        return display.card(repr(self), display.rows(("label", "n_tokens", "tokens"), table, total=len(self.ids)))
 
 
 def tokenize(instructions: InstructionSet, model: object, *, template: Template = "auto") -> InstructionTokens:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final, overload
 
+from circuits import display
 from circuits.errors import CircuitError
 from circuits.prompts import reading
 from circuits.prompts.pairs import PairSet
@@ -63,10 +65,9 @@ class InstructionSet(Sequence[Instruction]):
             case ".txt":
                 rows = _txt_rows(where, label)
             case other:
-                raise CircuitError(
-                    f"{where}: cannot read {other or 'a file without an ending'}\ngive .csv, .json or .txt"
-                )
-        return cls(_instructions(str(where), rows), name or where.stem)
+                ending = reading.shown(other) or "a file without an ending"
+                raise CircuitError(f"{reading.shown(where)}: cannot read {ending}\ngive .csv, .json or .txt")
+        return cls(_instructions(reading.shown(where), rows), name or where.stem)
 
     @classmethod
     def from_pairs(cls, pairs: PairSet) -> InstructionSet:
@@ -130,6 +131,10 @@ class InstructionSet(Sequence[Instruction]):
         counts = ", ".join(f"{n} {label}" for label in LABELS if (n := sum(i.label == label for i in self)))
         return f"InstructionSet({self.name!r}, {counts}, {self.hash})"
 
+    def _repr_html_(self) -> str:
+        table = ((i.text, i.label, i.source) for i in self)
+        return display.card(repr(self), display.rows(("instruction", "label", "source"), table, total=len(self)))
+
 
 def capability_instructions() -> InstructionSet:
     """Requests that need a body ("incapable"), each followed by a harmless one about the same thing.
@@ -151,27 +156,26 @@ def diverse_instructions() -> InstructionSet:
 
 def _instructions(where: str, rows: Iterable[dict[str, Any]]) -> tuple[Instruction, ...]:
     found = tuple(Instruction(row["instruction"], row["label"].strip(), row.get("source", "")) for row in rows)
-    bad = [f"  {i.text!r}: {i.label!r}" for i in found if i.label not in LABELS]
+    bad = [f"  {reading.shown(repr(i.text))}: {reading.shown(repr(i.label))}" for i in found if i.label not in LABELS]
     if bad:
         raise CircuitError(f"{where}: labels must be {', '.join(LABELS[:-1])} or {LABELS[-1]}\n" + "\n".join(bad[:10]))
     return found
 
 
 def _json_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        data: object = json.loads(reading.read_text(path))
-    except json.JSONDecodeError as error:
-        raise CircuitError(f"{path} is not JSON: {error.msg} at line {error.lineno}\nmend it there") from error
+    data = reading.json_value(path)
     entries = cast("list[Any]", data) if isinstance(data, list) else []
     if not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise CircuitError(f'{path}: it needs a list of {{"instruction": …, "label": …}}')
-    return reading.checked(str(path), "entry", 0, entries, needed=_NEEDED, optional=_OPTIONAL)
+        raise CircuitError(f'{reading.shown(path)}: it needs a list of {{"instruction": …, "label": …}}')
+    return reading.checked(reading.shown(path), "entry", 0, entries, needed=_NEEDED, optional=_OPTIONAL)
 
 
 def _txt_rows(path: Path, label: str | None) -> list[dict[str, Any]]:
-    lines = [(n, line) for n, line in enumerate(reading.read_text(path).splitlines(), start=1) if line.strip()]
+    # `splitlines` would also break at characters that a text may hold, such as U+2028 or a form feed
+    every = re.split(r"\r\n|\r|\n", reading.read_text(path))
+    lines = [(n, line) for n, line in enumerate(every, start=1) if line.strip()]
     records: list[reading.Record] = []
     for _, line in lines:
         text, tab, own = line.partition("\t")
         records.append({"instruction": text.strip(), "label": own.strip() if tab else label})
-    return reading.checked(str(path), "line", [n for n, _ in lines], records, needed=_NEEDED, optional=())
+    return reading.checked(reading.shown(path), "line", [n for n, _ in lines], records, needed=_NEEDED, optional=())

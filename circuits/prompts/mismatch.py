@@ -167,8 +167,8 @@ def _excerpt(rendered: Rendered, places: Places) -> str:
             continue
         marked = "|".join(rendered.pieces[i:end])
         # The space of a word stands outside the mark; a space that is a token of its own stands inside.
-        lead = len(marked) - len(marked.lstrip(SPACE)) if rendered.pieces[i].strip(SPACE) else 0
-        tail = len(marked) - len(marked.rstrip(SPACE)) if rendered.pieces[end - 1].strip(SPACE) else 0
+        lead = len(marked) - len(marked.lstrip(SPACE)) if end > i and rendered.pieces[i].strip(SPACE) else 0
+        tail = len(marked) - len(marked.rstrip(SPACE)) if end > i and rendered.pieces[end - 1].strip(SPACE) else 0
         parts.append(f"{' ' * lead}‹{marked[lead : len(marked) - tail]}›{' ' * tail}")
         if end == i:
             # Nothing stands here; the token at this index is still to come.

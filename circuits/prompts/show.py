@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from circuits.prompts.token_pairs import TokenPairs
 
 _SHOWN: Final = 20
-# Half-transparent colours read on light and dark pages alike.
-_CLEAN: Final = "background:rgba(230,120,20,.35);color:inherit;border-radius:3px;padding:0 2px"
-_CORRUPT: Final = "background:rgba(40,120,220,.35);color:inherit;border-radius:3px;padding:0 2px"
+# Half-transparent colours read on light and dark pages alike. Isolated, no text turns round what stands beside it.
+_CLEAN: Final = "background:rgba(230,120,20,.35);color:inherit;border-radius:3px;padding:0 2px;unicode-bidi:isolate"
+_CORRUPT: Final = "background:rgba(40,120,220,.35);color:inherit;border-radius:3px;padding:0 2px;unicode-bidi:isolate"
 _TEMPLATE: Final = "opacity:.45"
-_TOKEN: Final = "border-left:1px solid rgba(128,128,128,.35);padding:0 1px"
+_TOKEN: Final = "border-left:1px solid rgba(128,128,128,.35);padding:0 1px;unicode-bidi:isolate"
 _MONO: Final = "text-align:left;font-family:monospace;white-space:pre-wrap"
 
 

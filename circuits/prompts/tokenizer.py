@@ -19,8 +19,15 @@ _VISIBLE: Final = str.maketrans({" ": SPACE, "▁": SPACE, "\n": NEWLINE, "\t": 
 _BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
+class _Answering(type(Protocol)):
+    """isinstance by hasattr, as in Python 3.11: later ones do not ask `__getattr__`, in which transformers answers."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return callable(instance) and all(hasattr(instance, name) for name in vars(cls) if not name.startswith("_"))
+
+
 @runtime_checkable
-class Tokenizer(Protocol):
+class Tokenizer(Protocol, metaclass=_Answering):
     """The part of a Hugging Face tokenizer that alignment uses."""
 
     @property

@@ -10,10 +10,13 @@ from typing import Literal, final
 import pandas as pd
 import plotly.graph_objects as go
 
+from circuits import display
 from circuits.errors import OutputError
 
 Ruling = Literal["supported", "contradicted", "undecided"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,80}")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for itself, with any ending."""
 
 
 @final
@@ -29,6 +32,10 @@ class Verdict:
     """Id of the section that shows it."""
     rule: str = ""
     """The rule that turned numbers into verdict, in words, fixed before the numbers were seen."""
+
+    def _repr_html_(self) -> str:
+        named = (("verdict", self.verdict), ("numbers", self.numbers), ("rule", self.rule))
+        return display.card(self.hypothesis, display.facts((name, text) for name, text in named if text))
 
 
 @final
@@ -50,7 +57,7 @@ class Section:
     table: pd.DataFrame | None = None
     notes: Sequence[str] = ()
     files: Sequence[str] = ()
-    """Names of files beside the page that belong to it."""
+    """Paths of files beside the page that belong to it, as the page links them: `circuit.html`, `data/graph.json`."""
 
 
 @final
@@ -93,18 +100,27 @@ class Report:
     """The command that repeats it."""
 
     def check(self) -> None:
-        """Raise OutputError for names that cannot be files, names used twice, and links that lead nowhere."""
+        """Raise OutputError for names that cannot be files, names used twice, and links that lead nowhere or out."""
         sections = [section.id for section in self.sections]
         figures = [name for section in self.sections for name in section.figures]
         for kind, names in (("section", sections), ("figure", figures)):
             for name in names:
-                if _NAME.fullmatch(name) is None:
-                    raise OutputError(f"{kind} {name!r} is no file name; use letters, digits, '-' and '_'")
+                if not _is_file_name(name):
+                    raise OutputError(f"{kind} {name[:80]!r} is no file name; use letters, digits, '-' and '_'")
             folded = [name.lower() for name in names]  # some file systems do not tell case apart
             twice = sorted({name for name in folded if folded.count(name) > 1})
             if twice:
                 raise OutputError(f"two of the {kind}s share the name {', '.join(twice)}; rename one")
+        out = [
+            path for section in self.sections for path in section.files if not all(map(_is_file_name, path.split("/")))
+        ]
+        if out:
+            raise OutputError(f"{out[0][:80]!r} is no file beside the page; use letters, digits, '-', '_' and '/'")
         lost = sorted({v.figure for v in self.verdicts if v.figure and v.figure not in sections})
         if lost:
             there = ", ".join(sections)
             raise OutputError(f"verdicts link to no section: {', '.join(lost)}; sections are {there}")
+
+
+def _is_file_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and _DEVICES.fullmatch(name) is None

@@ -1,11 +1,14 @@
 """The HTML of a report: templates filled with autoescape on, data embedded so that no text can end a script.
 
-Every string of a prompt, token or completion reaches the page either through Jinja's autoescape or inside
-JSON whose `<`, `>` and `&` are written as escapes.
+Every string of a prompt, token or completion reaches the page either through Jinja's autoescape or inside JSON whose `<`,
+`>` and `&` are written as escapes. Control characters, which a browser would drop, are shown as their pictures (␀, ␛). The
+policy names the page's own script by its hash, so that no other would run even if it came to stand in the page.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import math
@@ -30,6 +33,10 @@ FOLD = 260
 """Characters of a completion shown before the fold."""
 OPEN = 4
 """Prompts of each kind shown before the fold."""
+_PICTURES = (
+    {c: 0x2400 + c for c in range(0x20) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
+    | dict.fromkeys((*range(0x80, 0xA0), *range(0xD800, 0xE000)), 0xFFFD)
+)  # fmt: skip
 
 
 @final
@@ -96,6 +103,14 @@ def cell(value: object) -> str:
     return str(value)
 
 
+def visible(value: object) -> object:
+    """What the page shows of a value: text with its control characters as pictures, and U+FFFD for half a surrogate pair.
+
+    A browser drops NUL and shows nothing for the others; UTF-8 cannot hold the halves, which come with file names.
+    """
+    return value.translate(_PICTURES) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def undefined(table: pd.DataFrame) -> int:
     """How many cells of a table are undefined."""
     return int(table.isna().to_numpy().sum())
@@ -103,7 +118,14 @@ def undefined(table: pd.DataFrame) -> int:
 
 @cache
 def _environment() -> Environment:
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=visible
+    )
+
+
+def policy_hash(text: str) -> str:
+    """A script or style as a Content-Security-Policy names it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 @cache
@@ -118,6 +140,7 @@ def _fill(template: str, **values: Any) -> str:
         .render(
             style=Markup(_asset("style.css")),  # noqa: S704  package data
             script=Markup(_asset("page.js")),  # noqa: S704  package data
+            policy=Markup(policy_hash(_asset("page.js"))),  # noqa: S704  base64
             themes=embed(json.dumps(page_themes())),
             cell=cell,
             undefined=undefined,

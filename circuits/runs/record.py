@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, final, get_args
 
 from circuits.errors import CircuitError, OutputError
 from circuits.files import write_whole
@@ -149,8 +149,12 @@ def _require_kinds(record: Record) -> None:
         if not isinstance(getattr(record, name), dict):
             raise TypeError(f"{name} is not a table")
     for entry in record.tries:
-        if not (isinstance(entry.pid, int) and isinstance(entry.started, str) and isinstance(entry.seconds, int | float)):  # pyright: ignore[reportUnnecessaryIsInstance]  read from a file
+        texts: list[Any] = [entry.host, entry.command, entry.started, entry.status, entry.ended, entry.error]
+        numbers: list[Any] = [entry.pid, entry.seconds, entry.found, entry.made]
+        if not (all(type(text) is str for text in texts) and all(type(number) in {int, float} for number in numbers)):
             raise TypeError("a try is not one")
+        if entry.status not in get_args(Status) or type(entry.pid) is not int or not 0 < entry.pid < 1 << 31:
+            raise TypeError(f"a try has the status {entry.status!r} and the process {str(entry.pid)[:20]}")
 
 
 def _clock() -> str:

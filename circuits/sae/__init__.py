@@ -10,7 +10,8 @@ It misleads: a reconstruction that is close in squared error may still lose what
 measurement carries the error along as a term of its own; and an autoencoder read on another model than its own gives
 numbers all the same, which is why loading refuses that.
 
-Reading order: `handle` (Sae), `place` (from a name to a folder), `check` (against the model), `load`, `acts`.
+Reading order: `library` (sae-lens, if it is installed), `handle` (Sae), `place` (from a name to a folder), `check`
+(against the model), `load`, `acts`.
 """
 
 from circuits.sae.acts import Acts, prompt_acts, prompt_batches, site_acts

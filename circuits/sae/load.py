@@ -12,6 +12,7 @@ from circuits.errors import ModelError
 from circuits.model import Model
 from circuits.sae.check import NORMALISED, check_config, require_folded
 from circuits.sae.handle import Sae
+from circuits.sae.library import need
 from circuits.sae.place import CONFIG, SaePlace, resolve_sae
 
 
@@ -21,7 +22,7 @@ def load_sae(where: str, *, model: Model, sae_id: str | None = None, any_model: 
     `where`: the name of a bundled model, a folder that sae-lens wrote, a release that sae-lens knows, or a repository of
     the hub; `sae_id` names one of several. `any_model` reads one that names another model, or changed weights, all the
     same. Raises ModelError for one that is missing, pickled, damaged, of another width or trained on another model;
-    SiteError for a site that the model does not have.
+    SiteError for a site that the model does not have; CircuitError where sae-lens is not installed.
     """
     place = resolve_sae(where, sae_id)
     config = _hub_config(place) if place.folder is None else _local_config(place.folder)
@@ -48,17 +49,16 @@ def load_sae(where: str, *, model: Model, sae_id: str | None = None, any_model: 
 
 
 def _local_config(folder: Path) -> dict[str, Any]:
-    from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
-
+    loaders = need("sae_lens.loading.pretrained_sae_loaders")
     path = folder / CONFIG
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not read: {error}; give a folder that sae-lens wrote") from error
     if not isinstance(found, dict):
         raise ModelError(f"{path} is no configuration of an autoencoder; give a folder that sae-lens wrote")
     try:
-        return handle_config_defaulting(found)
+        return loaders.handle_config_defaulting(found)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path}: sae-lens does not know this configuration ({type(error).__name__}: {error})"
@@ -66,25 +66,24 @@ def _local_config(folder: Path) -> dict[str, Any]:
 
 
 def _hub_config(place: SaePlace) -> dict[str, Any]:
-    from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
-
+    loaders = need("sae_lens.loading.pretrained_sae_loaders")
     try:
-        return load_sae_config_from_huggingface(place.release, place.sae_id)
+        return loaders.load_sae_config_from_huggingface(place.release, place.sae_id)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise _unreachable(place, error) from error
 
 
 def _weights(place: SaePlace, device: str) -> Any:
-    from sae_lens import SAE
     from safetensors import SafetensorError
 
+    autoencoder = need("sae_lens").SAE
     if place.folder is None:
         try:
-            return SAE.from_pretrained(place.release, place.sae_id, device=device, dtype="float32")
+            return autoencoder.from_pretrained(place.release, place.sae_id, device=device, dtype="float32")
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise _unreachable(place, error) from error
     try:
-        return SAE.load_from_disk(place.folder, device=device, dtype="float32")
+        return autoencoder.load_from_disk(place.folder, device=device, dtype="float32")
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise ModelError(f"{place.folder} does not load: {_first_line(error)}; save it with sae-lens again") from error
 

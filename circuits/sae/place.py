@@ -8,6 +8,7 @@ from typing import Any, Final, final
 
 from circuits.errors import ModelError
 from circuits.model.resolve import bundled_models
+from circuits.sae.library import need
 
 CONFIG: Final = "cfg.json"
 WEIGHTS: Final = "sae_weights.safetensors"
@@ -41,8 +42,17 @@ def resolve_sae(where: str, sae_id: str | None) -> SaePlace:
     bundled = bundled_saes()
     if where in bundled:
         return _bundled(where, sae_id, bundled[where])
-    folder = Path(where).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(where).expanduser()
+        there = folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name longer than any file's, the home of nobody
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(
+            f"no autoencoder called {where[:80]!r}: {reason}; give a folder, a release or a bundled name"
+        ) from error
+    if there:
+        if sae_id and (".." in Path(sae_id).parts or Path(sae_id).is_absolute() or len(sae_id) > 200):
+            raise ModelError(f"{sae_id[:80]!r} is no folder inside {where}; there are {_inside(folder)}")
         inside = folder / sae_id if sae_id else folder
         _check_folder(inside)
         return SaePlace(inside.resolve().name, folder=inside.resolve())
@@ -79,9 +89,7 @@ def _inside(folder: Path) -> str:
 
 
 def _hub(where: str, sae_id: str | None, bundled: dict[str, Any]) -> SaePlace:
-    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-
-    known = get_pretrained_saes_directory()
+    known: dict[str, Any] = need("sae_lens.loading.pretrained_saes_directory").get_pretrained_saes_directory()
     is_repository = where.count("/") == 1 and not where.startswith((".", "/", "~")) and all(where.split("/"))
     if where not in known and not is_repository:
         raise ModelError(

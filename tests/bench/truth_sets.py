@@ -10,6 +10,7 @@ Effects are per pair, in logits, intervened − not. A key or value belongs to a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from circuits.engine.edges import METRIC, Edge, all_edges, all_receivers
 from circuits.model import Model
 from circuits.organisms.planted import Truth, circuit, prompts
-from circuits.organisms.planted.ideal import ideal
+from circuits.organisms.planted.ideal import Outputs, ideal
 
 Numbers = NDArray[np.float64]
 Effects = dict[str, Numbers]
@@ -122,9 +123,8 @@ def _effect(
     softcap: float | Literal["own"] | None = "own",
 ) -> Numbers:  # fmt: skip
     cap = circuit.SOFTCAP[truth.kind] if softcap == "own" else softcap
-    sides = [np.array(side) for side in prompts.raw()]
-    base, other = sides[::-1] if how == "denoise" else sides
-    of_base, given = (ideal(side, softcap=cap) for side in (base, other))
+    base, other = (np.array(side) for side in prompts.raw()[:: -1 if how == "denoise" else 1])
+    of_base, given = (_intact(tuple(side), cap) for side in (base, other))
 
     def instead(role: str, *, over: Mapping[str, Numbers] | None) -> Numbers:
         if how in ("noise", "denoise"):
@@ -141,3 +141,9 @@ def _effect(
     }  # fmt: skip
     replaced = {role: instead(role, over=of_base) for role in roles}
     return ideal(base, nodes=replaced, edges=taken, softcap=cap)["metric"] - of_base["metric"]
+
+
+@cache
+def _intact(raw: tuple[float, ...], softcap: float | None) -> Outputs:
+    """What the circuit computes with nothing replaced; to be read alone."""
+    return ideal(raw, softcap=softcap)

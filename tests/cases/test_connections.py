@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import numpy as np
+import planted_models
 import pytest
 import small_models
 from case_told import check, estimates, held, setting
 
-import circuits as ct
 from circuits.case.wording import number
 from circuits.cases.gemma_refusal import graph
 from circuits.cases.gemma_refusal.chapters import connections, connections_told
@@ -72,6 +74,12 @@ def written(s: Setting, found: Any, out: Path) -> tuple[Chapter, Any, dict[str, 
     page = (out / "circuit.html").read_text(encoding="utf-8")
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     return chapter, load_graph(out / "circuit.json", model_hash=s.model.hash), json.loads(data)
+
+
+@pytest.fixture(scope="module")
+def drawn(real: Real, tmp_path_factory: Any) -> Any:
+    s, found, _ = real
+    return written(s, found, tmp_path_factory.mktemp("drawn"))
 
 
 def measurements(found: Any) -> dict[tuple[str, str, Any], float]:
@@ -152,9 +160,9 @@ def test_the_row_that_is_told_is_that_of_the_circuit(real: Real):
     assert f"(the {name})" in claim
 
 
-def test_the_graphs_and_the_pages_edges_are_those_of_the_tables(real: Real, tmp_path: Path):
-    s, found, chapter = real
-    told, read, page = written(s, found, tmp_path)
+def test_the_graphs_and_the_pages_edges_are_those_of_the_tables(real: Real, drawn: Any):
+    _, found, chapter = real
+    told, read, page = drawn
     table = chapter.sections[0].table
     effects = {(r["sender"], r["receiver"]): r["mean"] for r in records(table)}
     kept = {(e.sender, e.receiver): effects[e.sender, e.receiver] for e in found.connected.edges}
@@ -176,9 +184,8 @@ def test_the_graphs_and_the_pages_edges_are_those_of_the_tables(real: Real, tmp_
     assert sorted(tuple(p[k] for k in ("edges", "faithfulness", "low", "high")) for p in page["curve"]) == sorted(curve)
 
 
-def test_the_chosen_circuit_is_marked_where_heads_write(real: Real, tmp_path: Path):
-    s, found, _ = real
-    _, read, _ = written(s, found, tmp_path)
+def test_the_chosen_circuit_is_marked_where_heads_write(real: Real, drawn: Any):
+    found, read = real[1], drawn[1]
     assert not isinstance(found.circuit, Missing)
     senders = {edge.sender for edge in found.circuit.edges}
     assert {name for name, chosen in read.nodes(data="in_circuit") if chosen} == senders | {"metric"}
@@ -192,10 +199,8 @@ def test_the_chosen_circuit_is_marked_where_heads_write(real: Real, tmp_path: Pa
 @pytest.mark.parametrize("kind", planted.KINDS)
 def test_planted_edges_are_found_and_stand_in_the_file(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(connections, "TOP", 160)
-    truth = planted.write(kind, tmp_path / "model")
-    model = ct.load(str(tmp_path / "model"), device="cpu")
-    s = setting(2, tmp_path)
-    s = replace(s, model=model, tokens=planted.pairs().tokenize(model), metric=LogitDifference(model))
+    truth, model = planted_models.truth(kind), planted_models.model(kind)
+    s = replace(setting(2, tmp_path), model=model, tokens=planted_models.tokens(kind), metric=LogitDifference(model))
     found = measured(s)
     sound(connections_told.tell(found))
     _, read, _ = written(s, found, tmp_path)
@@ -220,10 +225,19 @@ def own(architecture: str, out: Path, pairs: TokenPairs | None = None) -> Settin
     return replace(setting(2, out), model=model, tokens=pairs or small_models.uneven(), metric=LogitDifference(model))
 
 
+@cache
+def of_own(architecture: str) -> tuple[Setting, connections.Found]:
+    """Measured once; results are written to a folder that lives as long as the process."""
+    s = own(architecture, Path(_FOLDER.name))
+    return s, measured(s)
+
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="connections-")
+
+
 @pytest.mark.parametrize("architecture", ["gemma2", "gpt_neox"])
 def test_models_with_post_norms_and_parallel_blocks(architecture: str, tmp_path: Path):
-    s = own(architecture, tmp_path)
-    found = measured(s)
+    s, found = of_own(architecture)
     told = connections_told.tell(found)
     sound(told)
     assert "no test can tell them from zero" in told.sections[0].claim  # five pairs
@@ -244,8 +258,7 @@ def test_models_with_post_norms_and_parallel_blocks(architecture: str, tmp_path:
 
 
 def test_keys_that_a_post_norm_alone_hears_of_stand_on_their_heads(tmp_path: Path):
-    s = own("gemma2", tmp_path)
-    found = measured(s)
+    s, found = of_own("gemma2")
     edges = [Edge("embed", "L1.k[1]"), Edge("L1.post-norm", "metric")]
     assert set(edges) <= {Edge(*ends) for ends in found.paths.edges}
     one = Circuit.of(s.model, edges)
@@ -304,8 +317,7 @@ def test_two_pairs_of_one_template_decide_nothing(tmp_path: Path):
 
 
 def test_a_graph_without_any_way_through(tmp_path: Path):
-    s = own("gpt2", tmp_path)
-    found = measured(s)
+    s, found = of_own("gemma2")
     empty = {name: replace(circuit, edges=frozenset()) for name, circuit in found.circuits.items()}
     told, read, page = written(s, replace(found, circuits=empty), tmp_path)
     assert read.number_of_edges() == 0

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from circuits.cases.incapability.words import GRAMMAR
 from circuits.refusal import is_refusal
 from circuits.sae import bundled_saes
+from circuits.sae.library import installed
 
 MODEL = "refusal-qwen2"
 CONCEPTS = {"refusal": "harmful", "incapability": "incapable"}
@@ -107,8 +108,8 @@ def test_words_are_followed_at_the_first_position(done: Run):
 def test_features_are_read_or_missed_out_loud(done: Run):
     features = [section for section in done.sections if section.startswith("features")]
     assert all(done.published(section) for section in features if section in ("features", "features-harmful"))
-    if MODEL in bundled_saes():
+    if MODEL in bundled_saes() and installed():
         assert {"features-harmful", "features-incapable"} <= set(features)
     else:
         assert features == ["features"]
-        assert done.claim("features").startswith("Not measured: no autoencoder")
+        assert done.claim("features").startswith("Not measured: ")

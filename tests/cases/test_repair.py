@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import planted_models
 import pytest
 import torch
 from case_told import check, estimates, held, setting
@@ -24,7 +25,6 @@ from circuits.measure.heads import patch_heads
 from circuits.measure.repair_identity import decompose_repair
 from circuits.measure.self_repair import self_repair
 from circuits.metrics import LogitDifference, LogOdds
-from circuits.organisms import planted
 from circuits.sites import Site, parse
 
 SECTIONS = ("self-repair", "repair-identity")
@@ -33,11 +33,9 @@ Real = tuple[Setting, repair.Found]
 # --- planted truth --------------------------------------------------------------------------------------------------------
 
 
-def test_the_repair_of_a_planted_mover_is_found(tmp_path: Path):
+def test_the_repair_of_a_planted_mover_is_found():
     """Of the mover's 1.9 a negative head takes a quarter away, which is gone too, and a backup writes 1 in its place."""
-    truth = planted.write("gpt2", tmp_path)
-    model = ct.load(str(tmp_path), device="cpu")
-    tokens = planted.pairs().tokenize(model)
+    truth, model, tokens = (of("gpt2") for of in (planted_models.truth, planted_models.model, planted_models.tokens))
     part = decompose_repair(model, tokens, LogitDifference(model), parse(truth.roles["mover"]), ablation="patch")
     section, ruling = repair_identity.tell({"head": part})
     assert ruling.verdict == "supported"
@@ -52,11 +50,9 @@ def test_the_repair_of_a_planted_mover_is_found(tmp_path: Path):
     assert {truth.roles["backup"], truth.roles["negative"]} <= set(shown[:6])
 
 
-def test_what_acts_through_later_components_is_not_repaired(tmp_path: Path):
+def test_what_acts_through_later_components_is_not_repaired():
     """An AND head writes nothing into the metric: the last MLP does. Rounding is no direct effect to make up for."""
-    truth = planted.write("gemma2", tmp_path)
-    model = ct.load(str(tmp_path), device="cpu")
-    tokens = planted.pairs().tokenize(model)
+    truth, model, tokens = (of("gemma2") for of in (planted_models.truth, planted_models.model, planted_models.tokens))
     part = decompose_repair(model, tokens, LogitDifference(model), parse(truth.roles["and second"]), ablation="patch")
     assert part.later.mean() < -1
     assert part.to_summary().query("kind == 'sum' and term == 'later'")["ratio"].abs().item() > 1e3

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planted_models
 import pytest
 from case_told import check, estimates, held, setting
 
-import circuits as ct
 from circuits.cases.gemma_refusal.chapters import together
 from circuits.cases.gemma_refusal.setting import Missing, Setting
 from circuits.frames import records
@@ -122,11 +122,8 @@ def test_every_label_says_what_it_rests_on(real: Real):
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: Any) -> tuple[Model, TokenPairs, planted.Truth]:
-    folder = tmp_path_factory.mktemp("planted")
-    truth = planted.write("gpt2", folder)
-    model = ct.load(str(folder), device="cpu")
-    return model, planted.pairs().tokenize(model), truth
+def known() -> tuple[Model, TokenPairs, planted.Truth]:
+    return planted_models.model("gpt2"), planted_models.tokens("gpt2"), planted_models.truth("gpt2")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import planted_models
 import pytest
 
 from circuits.engine.edges import METRIC, Edge
@@ -12,7 +13,7 @@ from circuits.engine.edges.cut import Cuts
 from circuits.engine.edges.grid import Grid
 from circuits.measure.circuit import Circuit, completeness, evaluate, minimality, sparsity_curve
 from circuits.metrics import LogitDifference
-from circuits.model import Model, load
+from circuits.model import Model
 from circuits.organisms import planted
 from circuits.organisms.planted import prompts
 from circuits.organisms.planted.ideal import ideal
@@ -20,11 +21,9 @@ from circuits.prompts import TokenPairs
 
 
 @pytest.fixture(scope="module", params=planted.KINDS)
-def known(request: Any, tmp_path_factory: Any) -> tuple[Model, planted.Truth, TokenPairs]:
-    folder = tmp_path_factory.mktemp(request.param)
-    truth = planted.write(request.param, folder)
-    model = load(str(folder), device="cpu")
-    return model, truth, planted.pairs().tokenize(model)
+def known(request: Any) -> tuple[Model, planted.Truth, TokenPairs]:
+    kind = request.param
+    return planted_models.model(kind), planted_models.truth(kind), planted_models.tokens(kind)
 
 
 def _edge(model: Model, edge: planted.Edge) -> Edge:

@@ -233,6 +233,7 @@ def test_prompts_that_are_the_same_have_no_feature_to_patch(model, random_sae):
 
 def test_the_bundled_models_features_carry_what_its_site_carries():
     """One feature carries more than any random part of the site of the same length, and all together nearly the site."""
+    pytest.importorskip("sae_lens")
     from circuits.engine import sweep
     from circuits.interventions import Patch
     from circuits.linalg import random_directions

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import oracle
+import planted_models
 import pytest
 import small_models
 import torch
@@ -18,7 +19,7 @@ from oracle import PairOracle
 from circuits.errors import SiteError, UndefinedError
 from circuits.measure.interaction import RULES, Interactions, interactions, rules
 from circuits.metrics import LogitDifference, RefusalMetric
-from circuits.model import Model, load
+from circuits.model import Model
 from circuits.organisms import planted
 from circuits.prompts import TokenPairs
 from circuits.sites import Site, head, parse
@@ -31,10 +32,8 @@ THREE = [head(1, 0), head(2, 3), Site("mlp_out", 2)]
 
 
 @pytest.fixture(scope="module", params=planted.KINDS)
-def known(request: Any, tmp_path_factory: Any) -> tuple[Model, planted.Truth]:
-    folder = tmp_path_factory.mktemp(request.param)
-    truth = planted.write(request.param, folder)
-    return load(str(folder), device="cpu"), truth
+def known(request: Any) -> tuple[Model, planted.Truth]:
+    return planted_models.model(request.param), planted_models.truth(request.param)
 
 
 @pytest.fixture(scope="module")

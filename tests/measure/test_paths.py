@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import planted_models
 import pytest
 import small_models
 import torch
@@ -13,7 +14,7 @@ from circuits.engine.edges import METRIC, Edge, all_edges
 from circuits.errors import SiteError
 from circuits.measure.paths import Paths, exact_edges, patch_paths
 from circuits.metrics import LogitDifference, RefusalMetric
-from circuits.model import Model, load
+from circuits.model import Model
 from circuits.organisms import planted
 from circuits.organisms.planted import circuit, prompts
 from circuits.organisms.planted.ideal import ideal
@@ -24,10 +25,8 @@ ROLES = {name: role for role, name in circuit.NAMES.items()} | {"embed": "embedd
 
 
 @pytest.fixture(scope="module", params=planted.KINDS)
-def known(request: Any, tmp_path_factory: Any) -> tuple[Model, planted.Truth]:
-    folder = tmp_path_factory.mktemp(request.param)
-    truth = planted.write(request.param, folder)
-    return load(str(folder), device="cpu"), truth
+def known(request: Any) -> tuple[Model, planted.Truth]:
+    return planted_models.model(request.param), planted_models.truth(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import planted_models
 import pytest
 import torch
 
@@ -18,11 +19,9 @@ from circuits.prompts import TokenPairs
 
 
 @pytest.fixture(scope="module", params=planted.KINDS)
-def known(request: Any, tmp_path_factory: Any) -> tuple[Model, planted.Truth, TokenPairs]:
-    folder = tmp_path_factory.mktemp(request.param)
-    truth = planted.write(request.param, folder)
-    model = load(str(folder), device="cpu")
-    return model, truth, planted.pairs().tokenize(model)
+def known(request: Any) -> tuple[Model, planted.Truth, TokenPairs]:
+    kind = request.param
+    return planted_models.model(kind), planted_models.truth(kind), planted_models.tokens(kind)
 
 
 def test_planted_nodes_rank_first(known: Any):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import planted_models
 import pytest
 import torch
 from organisms.planted_hooks import Planted
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from circuits.errors import ModelError, SiteError
 from circuits.metrics import LogitDifference
-from circuits.model import Model, load
+from circuits.model import Model
 from circuits.organisms import planted
 from circuits.organisms.planted import KINDS, circuit, prompts, spaces
 
@@ -25,9 +26,8 @@ HEADS = {role: name for role, name in circuit.NAMES.items() if role in circuit.H
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def written(request: Any, tmp_path_factory: Any) -> tuple[Any, planted.Truth, Path]:
-    folder = tmp_path_factory.mktemp(request.param)
-    return request.param, planted.write(request.param, folder), folder
+def written(request: Any) -> tuple[Any, planted.Truth, Path]:
+    return request.param, *planted_models.written(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def plain(written: Any) -> Planted:
 
 @pytest.fixture(scope="module")
 def model(written: Any) -> Model:
-    return load(str(written[2]), device="cpu")
+    return planted_models.model(written[0])
 
 
 def test_it_loads_with_all_its_proofs(model: Model, truth: planted.Truth):
@@ -74,9 +74,9 @@ def test_every_node_under_ablation(plain: Planted, truth: planted.Truth, how: st
             values = [torch.zeros_like(t) for t in corrupt]
         else:
             values = _means([*plain.given(node.name, "clean"), *corrupt], corrupt)
-        assert plain.metric("clean", {node.name: values}) == pytest.approx(
-            getattr(node, how), abs=truth.tolerance
-        ), f"{node.role} {node.name}"
+        assert plain.metric("clean", {node.name: values}) == pytest.approx(getattr(node, how), abs=truth.tolerance), (
+            f"{node.role} {node.name}"
+        )
 
 
 def _means(all_of: list[Tensor], like: list[Tensor]) -> list[Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from circuits.organisms.sae_texts import at_site, batches, draw_texts, run, seen
 from circuits.sae import bundled_saes, load_sae
 from circuits.sites import Site
 
+pytestmark = pytest.mark.skipif(find_spec("sae_lens") is None, reason="sae-lens is not installed")
 BUNDLED = [(name, sae_id) for name, saes in bundled_saes().items() for sae_id in saes]
 
 

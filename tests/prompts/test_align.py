@@ -40,6 +40,16 @@ def test_ids_equal_the_published_reference(shared: Path) -> None:
     assert tokens.clean_text[0] == ("<|start_story|>", "␣", "One␣day,␣", "Lily␣", "was␣very␣happy")
 
 
+def test_a_prompt_that_goes_on_beyond_its_partner_is_shown(shared: Path) -> None:
+    """Where the partner has nothing, at its very end, there is no token to look at."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "TinyStories-656K")
+    said = message(tokenizer, ("One day, Lily was happy and", "One day, Lily was"))
+    assert "‹" in said
+    assert "happy" in said
+
+
 def test_left_padding_puts_the_last_token_into_one_column(any_gemma: Any) -> None:
     tokens = PairSet.from_pairs([BOMB, GUN]).tokenize(any_gemma)
     assert (tokens.n_pairs, tokens.n_pos, tokens.last) == (2, 18, 17)

@@ -38,6 +38,7 @@ def test_a_second_report_replaces_the_first_and_nothing_else(report: Report, tmp
         "index.html",
         "manifest.json",
         "plotly.min.js",
+        "report.json",
     ]
 
 

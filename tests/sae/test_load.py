@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import small_models
@@ -14,6 +15,8 @@ from circuits.model import hooks
 from circuits.sae import load_sae
 from circuits.sae.check import site_of
 from circuits.sites import HOOK_NAMES, Site
+
+pytestmark = pytest.mark.skipif(find_spec("sae_lens") is None, reason="sae-lens is not installed")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import final
 
 from circuits.case import Progress, layer_groups
 from circuits.case.inputs import pairs_of, positions_line
-from circuits.case.made import folder
+from circuits.case.run import Run
 from circuits.case.study import open_model
 from circuits.cases.gemma_refusal.setting import Setting
 from circuits.engine import baseline
@@ -24,11 +24,16 @@ from circuits.prompts import InstructionSet, PairSet, TokenPairs, diverse_instru
 @final
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The pairs as given, unpaired instructions for the same model, and the folder of the run."""
+    """The pairs as given, unpaired instructions for the same model, and the run on disk."""
 
     pairs: PairSet
     instructions: InstructionSet
-    out: Path
+    run: Run
+
+    @property
+    def out(self) -> Path:
+        """The folder of the run."""
+        return self.run.folder
 
 
 def setting(args: argparse.Namespace, progress: Progress) -> tuple[Setting, Inputs]:
@@ -46,17 +51,13 @@ def setting(args: argparse.Namespace, progress: Progress) -> tuple[Setting, Inpu
     metric.bind(tokens)
     instructions = _instructions(args, model)
     instructions.tokenize(model, template=args.template)  # what is wrong with them is said before anything is run
-    asked_for = (
-        tokens.hash, metric.name, {name: list(layers) for name, layers in groups.items()}, args.threshold, args.max_kl,
-        args.seed, args.max_new_tokens, args.diverse,
-    )  # fmt: skip
-    out = folder(args, "gemma_refusal", model, asked_for)
+    run = Run(args, progress, case="gemma_refusal", model=model, tokens=tokens, metric=metric)
     progress.say("pairs", positions_line(tokens, pairs))
     progress.say("metric", f"{metric.name}  {_gap_line(model, tokens, metric)}")
     return Setting(
         model=model, tokens=tokens, metric=metric, groups=groups, threshold=args.threshold, max_kl=args.max_kl,
-        max_new_tokens=args.max_new_tokens, seed=args.seed, data=out / "data", progress=progress,
-    ), Inputs(pairs, instructions, out)  # fmt: skip
+        max_new_tokens=args.max_new_tokens, seed=args.seed, data=run.folder / "data", progress=progress,
+    ), Inputs(pairs, instructions, run)  # fmt: skip
 
 
 def _instructions(args: argparse.Namespace, model: Model) -> InstructionSet:

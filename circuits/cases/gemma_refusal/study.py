@@ -43,7 +43,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
     chapters = (behaviour, stages, heads, upstream, downstream, repair, together, connections)
     progress.total = sum(chapter.STEPS for chapter in chapters)
 
-    with Stills(writable(given.out / "figures")) as pictures:
+    with given.run, Stills(writable(given.out / "figures")) as pictures:
         told: list[Chapter] = []
 
         def tell(chapter: Chapter) -> None:
@@ -70,7 +70,7 @@ def study(args: argparse.Namespace, progress: Progress) -> Path:
         report = _report(s, given, args, told, certificate, time.perf_counter() - began)
         index = write(report, given.out, images="never" if args.no_images else "auto", begun=pictures)
     if args.figures:
-        copy_stills(given.out / "figures", Path(args.figures), SHOWN)
+        copy_stills(report, given.out / "figures", Path(args.figures), SHOWN)
     progress.show("\n" + verdict_table(report.verdicts, NOTE) + "\n")
     progress.say("graph", str(given.out / "circuit.graphml"))
     return index
@@ -95,7 +95,7 @@ def _report(
         verdict_note=NOTE,
         sections=sections,
         completions=[completion for chapter in told for completion in chapter.completions],
-        manifest=manifest(args, s.model, f"{s.tokens.n_pairs} pairs ({s.tokens.hash})", seconds),
+        manifest=manifest(given.run.record, s.model, f"{s.tokens.n_pairs} pairs ({s.tokens.hash})", seconds),
         steps=steps_table(s.progress),
         command=args.command,
     )

@@ -14,14 +14,18 @@ from circuits.measure.features import decompose, decompose_difference, top_featu
 from circuits.model import Model
 from circuits.prompts.instruction_tokens import InstructionTokens
 from circuits.sae import Sae, bundled_saes, load_sae
+from circuits.sae.library import installed
 from circuits.sites import head
 
 TOP = 10
 
 
 def autoencoder(model: Model, args: argparse.Namespace) -> Sae | None:
-    """The one asked for, or the model's own bundled one. Raises ModelError or SiteError for one that does not fit."""
-    where = args.sae or (model.name if model.name in bundled_saes() else None)
+    """The one asked for, or the model's own bundled one where sae-lens is installed.
+
+    Raises ModelError or SiteError for one that does not fit; CircuitError for one asked for where sae-lens is missing.
+    """
+    where = args.sae or (model.name if model.name in bundled_saes() and installed() else None)
     return None if where is None else load_sae(where, model=model, sae_id=args.sae_id, any_model=args.any_sae)
 
 
@@ -30,10 +34,10 @@ def look(
 ) -> None:
     """Features, where there is an autoencoder; attention of the heads that read the instruction the most."""
     if sae is None:
-        s.tell(
-            "features", "Features of an autoencoder", "Not measured: no autoencoder was named for this model (--sae).",
-            {}, None, read="", against="",
-        )  # fmt: skip
+        why = "no autoencoder was named for this model (--sae)"
+        if s.model.name in bundled_saes():
+            why = "sae-lens, which reads this model's autoencoder, is not installed"
+        s.tell("features", "Features of an autoencoder", f"Not measured: {why}.", {}, None, read="", against="")
     else:
         _features(s, args, sae, prompts, chosen)
     _attention(s, args, prompts)

@@ -31,6 +31,8 @@ from circuits.graph.scalars import called, joined, shorten
 _ALL: Final = (graphml.FORM, gexf.FORM, cytoscape.FORM, dot.FORM, eap.FORM, neuronpedia.FORM, node_link.FORM)
 FORMS: Final[dict[str, Form]] = {form.name: form for form in _ALL}
 """Name -> format. A suffix that ends in another's comes first."""
+LARGEST: Final = 256 << 20
+"""Bytes of a file that are read at most."""
 
 
 def export(graph: nx.DiGraph[str], path: str | Path, *, form: str | None = None) -> Path:
@@ -60,11 +62,17 @@ def load_graph(path: str | Path, *, form: str | None = None, model_hash: str | N
     path = Path(path)
     chosen = _chosen(path, form, CircuitError)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise CircuitError(f"cannot read {path}: {error.strerror or error}") from error
+        with path.open("rb") as file:
+            raw = file.read(LARGEST + 1)  # a device or a pipe may never end
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CircuitError(f"{path} holds no component graph: it is no UTF-8 text ({error.reason})") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise CircuitError(f"cannot read {called(str(path))}: {getattr(error, 'strerror', None) or error}") from error
+    if len(raw) > LARGEST:
+        raise CircuitError(
+            f"{path} holds no component graph: it has more than {LARGEST} bytes, which is all that is read"
+        )
     graph = parse_graph(text, chosen, str(path))
     if model_hash is not None and graph.graph.get("model_hash") != model_hash:
         whose = graph.graph.get("model_hash", "not said")
@@ -112,9 +120,9 @@ def _reserved(graph: Graph, form: Form) -> None:
 
 def _replace(path: Path, text: str) -> None:
     """Write beside the place and move there, so that a reader never sees half a file and a failure leaves the old one."""
-    real = Path(os.path.realpath(path))
-    part = real.with_name(f".{real.name}.{os.getpid()}.part")
     try:
+        real = Path(os.path.realpath(path))
+        part = real.with_name(f".{real.name}.{os.getpid()}.part")
         real.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("w", encoding="utf-8", newline="\n") as file:
@@ -124,5 +132,6 @@ def _replace(path: Path, text: str) -> None:
             part.replace(real)
         finally:
             part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {called(str(path))}: {reason}; choose another place") from error

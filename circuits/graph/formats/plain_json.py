@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, Final, TypeVar
 
 from circuits.errors import CircuitError
@@ -55,7 +56,6 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """`pairs` as an object. Raises CircuitError where a name stands twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
         raise CircuitError(f"the name {shorten(twice)} stands twice in one object; which value is meant?")
     return found

@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, final, get_args
 
+from circuits import display
 from circuits.engine.edges import Edge
 from circuits.engine.edges.grid import Grid
+from circuits.engine.edges.names import read_at
 from circuits.errors import SiteError, UndefinedError
 from circuits.measure.circuit.connected import connected, grown
 from circuits.model import Model
@@ -70,6 +72,15 @@ class Circuit:
         whole = ", the whole model" if len(self) == self.n_all else ""
         out = f", {len(self.dangling)} dangling left out" if self.dangling else ""
         return f"{len(self)} of {self.n_all} edges of {self.model_name}{whole} ({self.chosen}{out})"
+
+    def _repr_html_(self) -> str:
+        own = sorted(self.edges, key=lambda edge: (read_at(edge.receiver), edge))
+        table = ((edge.sender, edge.kind, edge.receiver) for edge in own)
+        return display.card(
+            f"Circuit: {self!r}",
+            display.lines(f"heads and MLPs whose writes it keeps: {', '.join(self.nodes) or 'none'}"),
+            display.rows(("sender", "kind", "receiver"), table, total=len(self)),
+        )  # fmt: skip
 
     @property
     def nodes(self) -> tuple[str, ...]:

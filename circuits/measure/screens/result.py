@@ -64,7 +64,8 @@ class Screen(Result):
 
     def top(self, n: int) -> list[Any]:
         """The n nodes or edges of largest mean |score|, the largest first."""
-        return [self.what[i] for i in np.argsort(-self.size, kind="stable")[:n]]
+        what = self.what  # made anew at every call
+        return [what[i] for i in np.argsort(-self.size, kind="stable")[:n]]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per pair and name: name, score; for edges sender, receiver and kind (what the receiver reads)."""

@@ -7,9 +7,7 @@ even if it came to stand in the page.
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,7 +29,7 @@ from circuits.report.circuit.contents import AnyGraph, Contents, read
 from circuits.report.circuit.curve import points
 from circuits.report.circuit.layout import place
 from circuits.report.circuit.levels import levels, opening
-from circuits.report.page import cell, embed
+from circuits.report.page import cell, embed, policy_hash, visible
 from circuits.stats import ALPHA
 
 SCRIPTS: Final = ("words", "state", "looks", "drawing", "axes", "panel", "amount", "controls", "picture", "circuit")
@@ -61,10 +59,11 @@ def write_page(
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8", newline="\n")
         part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        with suppress(OSError, ValueError):
             part.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"cannot write {path}: {reason}; choose another folder") from error
     return path
 
 
@@ -77,7 +76,9 @@ def circuit_page(
     style = _asset("style.css") + _asset("circuit/circuit.css")
     parts = "".join(_asset(f"circuit/script/{name}.js") for name in SCRIPTS)
     script, library = f'(() => {{\n"use strict";\n{parts}}})();', _library()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=visible
+    )
     template = environment.from_string(_asset("circuit/circuit.html.jinja"))
     return template.render(
         title=title,
@@ -86,8 +87,8 @@ def circuit_page(
         library=Markup(library),  # noqa: S704  package data
         script=Markup(script),  # noqa: S704  package data
         data=embed(json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))),
-        scripts=f"{_hash(library)} {_hash(script)}",
-        styles=_hash(style),
+        scripts=Markup(f"{policy_hash(library)} {policy_hash(script)}"),  # noqa: S704  base64
+        styles=Markup(policy_hash(style)),  # noqa: S704  base64
         nodes=contents.nodes,
         strongest=list({edge.measurement: edge for edge in reversed(contents.edges)}.values())[::-1][:STATIC],
         total=contents.total,
@@ -171,8 +172,3 @@ def _library() -> str:
     """cytoscape.js; vendor/NOTICE says which release."""
     packed = files("circuits.report").joinpath("circuit/vendor/cytoscape.min.js.gz").read_bytes()
     return gzip.decompress(packed).decode("utf-8")
-
-
-def _hash(text: str) -> str:
-    """A script or style as a Content-Security-Policy names it."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
