@@ -13,8 +13,7 @@ STAMP := $(VENV)/.complete
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks case test test-tl4 test-wheel bench architectures ground-truth kills fuzz soak figures notebooks docs rooms
-.PHONY: organism lint types clean
+.PHONY: help setup hooks case test test-tl4 test-wheel bench architectures ground-truth kills fuzz soak figures notebooks docs rooms organism lint types clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -90,6 +90,7 @@ if TYPE_CHECKING:
         toy_refusal_pairs,
     )
     from circuits.refusal import is_refusal
+    from circuits.remote import ray_workers
     from circuits.report.circuit import write_page
     from circuits.sae import bundled_saes, load_sae
     from circuits.sites import Site, head, neuron, parse
@@ -151,6 +152,7 @@ _HOME = {
         "filter_subjects", "refusal_subjects", "toy_refusal_pairs",
     ),
     "circuits.refusal": ("is_refusal",),
+    "circuits.remote": ("ray_workers",),
     "circuits.report.circuit": ("write_page",),
     "circuits.sae": ("bundled_saes", "load_sae"),
     "circuits.sites": ("Site", "head", "neuron", "parse"),
@@ -243,6 +245,7 @@ __all__ = [
     "patch_paths",
     "patch_residual",
     "patched_behaviour",
+    "ray_workers",
     "refusal_subjects",
     "resampled_activations",
     "rotate_sweep",

@@ -94,6 +94,8 @@ def fill(made: argparse.ArgumentParser, case: Case) -> None:
     add("--trust-remote-code", action="store_true", help="run Python that comes with the model, with your rights")
     add("--device", default="auto", help="cpu, cuda, …; auto takes CUDA where there is one")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add("--ray", default=None, metavar="ADDRESS", help="sweep on workers: local, auto, HOST:PORT or ray://HOST:PORT")
+    add("--ray-workers", type=int, default=None, metavar="N", help="how many; default: as many as there is room for")
     add("--seed", type=int, default=0, help="of random controls and resamples")
     add("--max-new-tokens", type=int, default=32, help="length of completions")
     _take_back(made)
@@ -142,6 +144,7 @@ def main(case: Case, argv: Sequence[str] | None = None, *, prog: str | None = No
         args = read(parser(case, prog), arguments)
         shown, target = vars(args).pop("show_config", False), vars(args).pop("write_config", None)
         _check_length(args.max_new_tokens)
+        _check_workers(args)
         case.check(args)
         if shown or target is not None:
             _configuration(args, target, shown=shown)
@@ -214,6 +217,13 @@ def few_threads(n_parameters: int) -> None:
 
     if n_parameters < _SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+
+
+def _check_workers(args: argparse.Namespace) -> None:
+    if args.ray is None and args.ray_workers is not None:
+        raise CircuitError("--ray-workers is how many workers --ray has; give --ray local for some on this machine")
+    if args.ray is not None and not args.ray.strip():
+        raise CircuitError("--ray is empty; give local, auto, HOST:PORT or ray://HOST:PORT")
 
 
 def _check_length(tokens: int) -> None:

@@ -28,7 +28,7 @@ PATHS: Final = ("pairs", "instructions", "diverse", "out", "figures")
 """Options that are always paths."""
 NAMES_OR_PATHS: Final = ("model", "sae")
 """Options that are a folder where there is one, and a name elsewhere."""
-NOT_RESULTS: Final = ("command", "out", "figures", "no_images", "again")
+NOT_RESULTS: Final = ("command", "out", "figures", "no_images", "again", "ray", "ray_workers")
 """What no number depends on."""
 _OURS: Final = ("help", "config", "write-config", "show-config")
 _LARGEST = 1024

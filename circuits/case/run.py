@@ -41,7 +41,7 @@ class Run:
     def __init__(
         self, args: argparse.Namespace, progress: Progress, *, case: str, model: Model, tokens: TokenPairs, metric: Metric
     ) -> None:
-        self._args, self._progress, self._stack = args, progress, ExitStack()
+        self._args, self._progress, self._stack, self._model = args, progress, ExitStack(), model
         self._record = _record(args, case, model, tokens, metric)
         self.folder = self._place(case, model)
         before = read_if_any(self.folder)
@@ -57,7 +57,26 @@ class Run:
         self._began = time.perf_counter()
         self._record.write(self.folder)
         self._kept = self._stack.enter_context(keep(self.folder))
+        try:
+            self._call_workers()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
+
+    def _call_workers(self) -> None:
+        """Have sweeps computed by workers where --ray asks for it."""
+        if self._args.ray is None:
+            return
+        from circuits.remote import ray_workers
+
+        workers = self._stack.enter_context(
+            ray_workers(
+                self._model, address=None if self._args.ray == "local" else self._args.ray,
+                workers=self._args.ray_workers, trust_remote_code=self._args.trust_remote_code,
+            )
+        )  # fmt: skip
+        self._progress.say("workers", workers.line)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._stack.close()

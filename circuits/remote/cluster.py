@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,7 +19,9 @@ from circuits.remote.packed import need_ray
 
 _STORE: Final = 2**28
 """Bytes of the object store, in shared memory: it holds tasks, not weights; what does not fit goes to disk."""
-_FAILED: Final = (ConnectionError, TimeoutError, RuntimeError, ValueError, OSError)
+_PATIENCE: Final = 10.0
+"""Seconds in which a cluster that is there answers."""
+_FAILED: Final = (ImportError, ConnectionError, TimeoutError, RuntimeError, ValueError, OSError)
 _SILENT: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -33,6 +36,7 @@ def connected(address: str | None, *, cpus: int | None, gpus: int | None) -> Gen
     if ray.is_initialized():
         yield ray
         return
+    _require_answer(address)
     try:
         with _environment(_SILENT):
             if address is None:
@@ -52,6 +56,17 @@ def connected(address: str | None, *, cpus: int | None, gpus: int | None) -> Gen
     finally:
         driver._worker_logs_enabled = True  # noqa: SLF001
         ray.shutdown()
+
+
+def _require_answer(address: str | None) -> None:
+    """Raise CircuitError for an address where nothing listens: Ray itself would go on asking for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # None, auto, or a name that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise CircuitError(_explained(address, error)) from error
 
 
 def room(nodes: list[dict[str, Any]], cpus: float, gpus: float) -> int:

@@ -32,8 +32,9 @@ def ray_workers(
             ct.patch_residual(model, tokens, metric)
 
     `address`: None starts a cluster on this machine, which ends with the context; "auto", "host:port" or "ray://host:port"
-    joins one. Each worker is a process that reads the model itself, as `load` did here (its path has to be readable on
-    every node; give `edits` and `trust_remote_code` again), and is refused unless all its weights are the same.
+    (which needs ray[client]) joins one. Each worker is a process that reads the model itself, as `load` did here (its path
+    has to be readable on every node; give `edits` and `trust_remote_code` again), and is refused unless all its weights are
+    the same.
     `send_weights` also sends those held here, for a model changed in memory. `workers`: None takes as many as there is room
     for. `gpus_per_worker`: 1 for a model on CUDA, else 0; a part of one shares a GPU. `cpus_per_worker`: torch's threads for
     a model on the CPU, else 1.

@@ -18,13 +18,14 @@ import torch
 
 from circuits.engine import generate, generate_cells, sweep
 from circuits.engine.cost import forward_passes
+from circuits.engine.divergence import Divergence
 from circuits.engine.edges.cut import Cuts
 from circuits.engine.edges.names import METRIC, Edge
 from circuits.engine.edges.paths import along_paths
 from circuits.engine.identify import contents, digest
 from circuits.engine.kept import keep
 from circuits.engine.task import Task, blocks_of, blocks_of_work, on_pairs, parts_of
-from circuits.errors import CircuitError, OutputError
+from circuits.errors import CircuitError, OutputError, UndefinedError
 from circuits.interventions import Ablate, Add, Cell, Clamp, Patch
 from circuits.metrics import BoundMetric, LogitDifference, LogOdds, Metric, RefusalMetric
 from circuits.model import load
@@ -112,6 +113,19 @@ def test_pairs_in_parts_are_the_same_pairs(setting, monkeypatch):
     assert apart.certificate.sampled >= tokens.n_pairs
     assert apart.certificate.gap == pytest.approx(whole.certificate.gap, abs=1e-5)
     assert apart.certificate.looped_token_layers == whole.certificate.looped_token_layers
+
+
+def test_a_divergence_follows_its_pairs(setting, monkeypatch):
+    """It is measured from each prompt's own unedited run, whichever prompts are run together."""
+    model, tokens, _, _ = setting
+    metric, cells = Divergence(model, tokens), [(Ablate(Site("resid_pre", 1), torch.ones(model.shape.d_model)),)]
+    whole = sweep(model, tokens, metric, cells).value
+    monkeypatch.setattr("circuits.engine.task._KEPT_RUNS", 1)
+    torch.testing.assert_close(sweep(model, tokens, metric, cells).value, whole, atol=1e-5, rtol=0)
+    assert whole.min() > 0
+    other = small_models.even()
+    with pytest.raises(UndefinedError, match="pair 0 is not among"):
+        sweep(model, other, metric, cells)
 
 
 def test_another_question_is_computed(setting, tmp_path):
@@ -238,7 +252,7 @@ class _Scaled(Metric):
         self.factor, self.rule = factor, rule
 
     def bind(self, pairs: Any) -> BoundMetric:
-        raise NotImplementedError
+        raise AssertionError(f"bound to {pairs}: its name alone was asked for")
 
 
 def _double(x: float) -> float:

@@ -83,7 +83,7 @@ class Named(Metric):
         self.name = name
 
     def bind(self, pairs):
-        raise NotImplementedError
+        raise AssertionError(f"bound to {pairs}: its name alone was asked for")
 
 
 def edge_circuit(text):

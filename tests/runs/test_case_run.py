@@ -25,7 +25,7 @@ from circuits.sites import Site
 def _args(**changed: Any) -> argparse.Namespace:
     plain: dict[str, Any] = {
         "model": "gemma", "pairs": None, "seed": 0, "out": None, "again": False, "no_images": True, "figures": None,
-        "command": "python -m x",
+        "ray": None, "ray_workers": None, "command": "python -m x",
     }  # fmt: skip
     return argparse.Namespace(**{**plain, **changed})
 
