@@ -88,7 +88,8 @@ def _explained(address: str | None, error: Exception) -> str:
         )
     return (
         f"no Ray cluster at {address!r}: {first}\n"
-        "start one with `ray start --head` and give host:port, ray://host:10001 or auto; None starts one here"
+        "start one with `ray start --head` and give host:port, ray://host:10001 or auto; None starts one here\n"
+        "where one is: it may ask for a token, which RAY_AUTH_MODE=token sends (from ~/.ray/auth_token)"
     )
 
 
