@@ -87,6 +87,7 @@ def test_a_record_comes_back(tmp_path):
         ("running", os.getpid(), "running"),
         ("running", os.getppid(), "running"),
     ],
+    ids=["complete", "failed", "gone", "this one", "alive"],
 )
 def test_a_process_that_is_gone_was_stopped(status, pid, said):
     assert _record(tries=(_try("failed"), _try(status, pid))).status == said
