@@ -12,6 +12,7 @@ import contextlib
 import errno
 import itertools
 import os
+import secrets
 import socket
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     """Write a file atomically, its folder too where it is missing. Raises OutputError saying what to do."""
     # halves of surrogate pairs come with names of files that are no UTF-8
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    part = path.parent / f".{path.name[:80]}.{_here()}-{os.getpid()}-{next(_turn)}{PART}"
+    # in containers every process may have one number: a part that a kill left must not stop who comes after
+    turn = f"{next(_turn)}{secrets.token_hex(4)}"
+    part = path.parent / f".{path.name[:40]}.{_here()}-{os.getpid()}-{turn}{PART}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

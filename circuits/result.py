@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 _PACKAGES = ("torch", "transformers", "transformer-lens", "circuit-patching")
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of what a number depends on."""
+def versions(more: tuple[str, ...] = ()) -> dict[str, str]:
+    """Installed versions of what a number depends on, and of `more` packages."""
     found: dict[str, str] = {}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *more):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, final
 
+import pandas as pd
+
 from circuits.case.progress import Progress
 from circuits.engine.cost import forward_passes
 from circuits.errors import UndefinedError
+from circuits.files import write_whole
 from circuits.model import Model
 from circuits.prompts import TokenPairs
 from circuits.report import Section
@@ -54,7 +57,10 @@ class Recorder:
                 result = work()
             spent.append(cost.passes)
             for stem, found in _named(name.replace(" ", "_"), result).items():
-                found.save(self.data, name=stem)
+                if isinstance(found, Result):
+                    found.save(self.data, name=stem)
+                else:
+                    write_whole(self.data / f"{stem}.csv", found.to_csv(index=False))
             return result
 
         def said(result: R) -> str:
@@ -77,9 +83,11 @@ class Recorder:
         return self.measure(name, tried, lambda r: f"not measured: {r.reason}" if isinstance(r, Missing) else note(r))
 
 
-def _named(name: str, found: Any) -> dict[str, Result]:
+def _named(name: str, found: Any) -> dict[str, Result | pd.DataFrame]:
     """What is to be written, each under a name of its own: `heads_noise`, `heads_denoise`."""
     if isinstance(found, Result):
+        return {name: found}
+    if isinstance(found, pd.DataFrame):
         return {name: found}
     if isinstance(found, Mapping):
         return {f"{name}_{key}": value for key, value in found.items() if isinstance(value, Result)}  # pyright: ignore[reportUnknownVariableType]

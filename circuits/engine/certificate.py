@@ -106,6 +106,8 @@ def joined(parts: Sequence[tuple[Certificate, int]]) -> Certificate:
             continue
         if isinstance(value, int):
             found[name] = sum(every)
+        elif name in ("from_fp32", "slow_from_fp32"):  # of all pairs, or not measured
+            found[name] = math.nan if any(map(math.isnan, every)) else max(every)
         elif name == "gap":
             found[name] = sum(gap * n for gap, (_, n) in zip(every, parts, strict=True)) / sum(n for _, n in parts)
         else:

@@ -70,7 +70,7 @@ def _generate(
         raise SiteError(f"no prompt called {on!r}; complete the 'clean' or the 'corrupt' one")
     for cell in cells:
         check(model, tokens, cell)
-    asked = (model, tokens, list(cells), on, max_new_tokens, temperature, seed)
+    asked = (model, ends(model), tokens, list(cells), on, max_new_tokens, temperature, seed)
     said = recall_text("completions", asked, lambda: _completed(model, tokens, cells, on, max_new_tokens, temperature, seed))
     n = tokens.n_pairs
     return [said[k * n : (k + 1) * n] for k in range(len(cells))]

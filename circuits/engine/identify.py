@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import inspect
+import platform
+import sys
 import types
 from collections.abc import Mapping
 from importlib import metadata
@@ -39,6 +40,9 @@ def code_version() -> str:
     return f"{metadata.version('circuit-patching')}+{digest.hexdigest()[:12]}"
 
 
+code_version()  # of the source as it is imported: what is changed on disk while a run goes on is not what computed it
+
+
 def contents(*what: object) -> str:
     """Twenty-four hex digits of the sha256 of values. Raises CircuitError for one whose contents cannot be told."""
     return _Look().of(what).hex()[:24]
@@ -46,7 +50,18 @@ def contents(*what: object) -> str:
 
 def digest(*what: object) -> str:
     """The same of values and of all that computes with them: this code, the packages below it, the number of threads."""
-    return contents(code_version(), _below(), torch.get_num_threads(), *what)
+    return contents(code_version(), _below(), _settings(), *what)
+
+
+def _settings() -> tuple[object, ...]:
+    """What torch was told about how to compute: each of these changes digits, some the third one."""
+    return (
+        torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction, torch.backends.mkldnn.enabled,
+        platform.python_version(), platform.machine(),
+    )  # fmt: skip
 
 
 @functools.cache
@@ -86,6 +101,10 @@ class _Look:
             case TokenPairs():  # what metrics read of pairs stands beside the ids
                 named = f"{what.hash} {what.subject.tolist()} {what.instruction.tolist()}"
                 return _hash("pairs", named, self.of(what.pairs.pairs))
+            case types.ModuleType() | types.BuiltinFunctionType():
+                own = isinstance(what, types.ModuleType) and not _installed(what.__name__)
+                source = Path(str(getattr(what, "__file__", ""))).read_bytes() if own else b""
+                return _hash("named", f"{getattr(what, '__module__', '')}.{what.__name__}", source)
             case functools.partial() | types.MethodType() | types.FunctionType() | type():
                 return self._code(what)
             case _:
@@ -124,23 +143,56 @@ class _Look:
         if isinstance(what, types.MethodType):
             return self._fields("method", {"of": what.__self__, "call": what.__func__})
         name = f"{what.__module__}.{what.__qualname__}"
-        if what.__module__.partition(".")[0] in ("circuits", "torch", "builtins"):
-            return _hash("code", name)  # their versions are part of every digest
-        try:
-            source = inspect.getsource(what)
-        except (OSError, TypeError) as error:
-            raise CircuitError(
-                f"no source of {name}: what it computes cannot be told from its name\n"
-                "define it in a file or a notebook cell, or measure outside of `keep`"
-            ) from error
+        if _installed(what.__module__):
+            return _hash("code", name)  # versions are part of every digest
         if isinstance(what, type):
-            return _hash("code", name, source)
-        inside = {"closure": dict(inspect.getclosurevars(what).nonlocals), "defaults": what.__defaults__}
-        # two lambdas on one line have the same source
-        return _hash("code", name, source, _compiled(what.__code__), self._fields("fields", inside))
+            own = {n: _callable(v) for n, v in vars(what).items() if n not in _OF_EVERY_CLASS}
+            return _hash("class", name, *map(self.of, what.__bases__), self._fields("own", own))
+        # what it computes with stands outside of it too: constants and functions beside it
+        around = {n: what.__globals__[n] for n in _names(what.__code__) if n in what.__globals__}
+        cells = [cell.cell_contents for cell in what.__closure__ or ()]
+        inside = {"closure": cells, "defaults": what.__defaults__, "keywords": what.__kwdefaults__, "around": around}
+        return _hash("code", name, _compiled(what.__code__), self._fields("fields", inside))
 
     def _fields(self, kind: str, fields: Mapping[str, object]) -> bytes:
         return _hash(kind, *(part for name in sorted(fields) for part in (name, self.of(fields[name]))))
+
+
+_OF_EVERY_CLASS = frozenset({
+    "__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__abstractmethods__", "_abc_impl",
+    "__orig_bases__", "__parameters__", "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__slots__",
+    "__firstlineno__", "__static_attributes__",
+})  # fmt: skip
+
+
+def _installed(module: str | None) -> bool:
+    """Whether a module is of the standard library or of an installed package; what people write themselves is not."""
+    if module is None or module == "__main__":
+        return False
+    top = module.partition(".")[0]
+    if top == "circuits" or top in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(top), "__file__", None)
+    return file is not None and ("site-packages" in file or "dist-packages" in file)
+
+
+def _callable(value: Any) -> Any:
+    """The functions of a descriptor."""
+    match value:
+        case property():
+            return [value.fget, value.fset]
+        case staticmethod() | classmethod():
+            return value.__func__
+        case functools.cached_property():
+            return value.func
+        case _:
+            return value
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """The names that code looks up, that of functions within it too."""
+    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*inner)
 
 
 def _compiled(code: types.CodeType) -> bytes:

@@ -74,7 +74,7 @@ _kept: ContextVar[Kept | None] = ContextVar("kept", default=None)
 def keep(folder: str | Path) -> Generator[Kept]:
     """Keep what the engine computes within the context, and take from the folder what it holds already.
 
-    Sweeps, paths, circuits and greedy completions are kept; gradients and activations are not (they are few passes).
+    Sweeps, paths, circuits and completions are kept; gradients and activations are not (they are few passes).
     Raises OutputError where the folder cannot be written, now or later: what was finished is kept.
     """
     kept = Kept(writable(Path(folder) / _PLACE))

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from circuits.engine.certificate import Certificate
+from circuits.engine.identify import contents
 from circuits.engine.kept import keeping, key_of
+from circuits.engine.precision import fits_in_fp32
 from circuits.engine.progress import listening
 from circuits.engine.task import Block, Task
 from circuits.engine.worker import Closed, Closing, Executor, Job, Measured, Worker
@@ -61,7 +63,8 @@ class Perform:
         unpack: Callable[[Mapping[str, Tensor]], A], tell: Callable[[int], None],
     ) -> list[A]:  # fmt: skip
         kept = keeping()
-        keys = [] if kept is None else [key_of(kind, *self._asked(job)) for job in jobs]
+        around = {} if kept is None else {task: self._around(self._tasks[task]) for task in {job[0] for job in jobs}}
+        keys = [] if kept is None else [key_of(kind, around[job[0]], *self._asked(job)) for job in jobs]
         found: dict[int, A] = {}
         for i, key in enumerate(keys):
             known = None if kept is None else kept.get(key)
@@ -81,12 +84,16 @@ class Perform:
         return [found[i] for i in range(len(jobs))]
 
     def _asked(self, job: Job) -> tuple[object, ...]:
-        """All that an answer depends on."""
+        """What an answer depends on besides its task."""
         task, what = self._tasks[job[0]], job[1]
-        around = (self._model, task.tokens, task.metric, task.direction, task.max_memory)
         if isinstance(what, Block):
-            return (*around, sorted(site.label for site in what.sites), [task.cells[i] for i in what.cells])
-        return (*around, what)
+            return (sorted(site.label for site in what.sites), [task.cells[i] for i in what.cells])
+        return (what, fits_in_fp32(self._model))  # with more memory an audit finds more
+
+    def _around(self, task: Task) -> str:
+        """What all answers of a task depend on; the formula of a metric is that of what it binds to."""
+        bound = task.metric.bind(task.tokens)
+        return contents(self._model, task.tokens, task.metric, bound, task.direction, task.max_memory)
 
 
 def _packed(measured: Measured) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 Pairs go in parts that fit into memory. Within a part, cells that share their kept activations are a group, and a group is
 cut into blocks of about the same work: what is lost when a run is killed, and what a worker is given. How a sweep is cut
-follows from what it is asked alone, never from the machine, so the same numbers come out of every way of running it.
+follows from what it is asked alone, never from the machine, so the same numbers come out of every way of running it
+(unless memory is so short that the batches within a block shrink: then the last digits may differ).
 """
 
 from __future__ import annotations

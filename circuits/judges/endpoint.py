@@ -18,8 +18,8 @@ from circuits.judges.asking import Asker
 from circuits.judges.judged import EMPTY, Judged, blank, require_one_each
 from circuits.judges.rubric import RUBRIC, SCORES, question
 
-_URL: Final = "CIRCUITS_JUDGE_URL"
-_MODEL: Final = "CIRCUITS_JUDGE_MODEL"
+URL: Final = "CIRCUITS_JUDGE_URL"
+MODEL: Final = "CIRCUITS_JUDGE_MODEL"
 _KEY: Final = "CIRCUITS_JUDGE_KEY"
 _PRICES: Final = ("CIRCUITS_JUDGE_PRICE_IN", "CIRCUITS_JUDGE_PRICE_OUT")
 
@@ -58,8 +58,8 @@ class EndpointJudge:
         """
         self.name = "endpoint"
         self.scores = SCORES
-        self._url = _checked(_given(url, _URL, "the endpoint's URL, for example http://localhost:8000/v1"))
-        self.model = _given(model, _MODEL, "the name under which the endpoint serves the judging model")
+        self._url = _checked(_given(url, URL, "the endpoint's URL, for example http://localhost:8000/v1"))
+        self.model = _given(model, MODEL, "the name under which the endpoint serves the judging model")
         if workers < 1 or tries < 1 or not timeout_s > 0 or backoff_s < 0:
             raise CircuitError("a judge needs at least one worker, one try and a time limit above zero\nraise them")
         self._rubric, self._workers, self._price = rubric, workers, _price()
@@ -121,10 +121,10 @@ def _checked(url: str) -> str:
     except ValueError:
         bad, parts = True, urlsplit("")
     if bad:
-        raise CircuitError(f"{_URL} is no address\nit looks like http://localhost:8000/v1")
+        raise CircuitError(f"{URL} is no address\nit looks like http://localhost:8000/v1")
     if parts.username or parts.password or parts.query:
         raise CircuitError(
-            f"{_URL} carries a name, a password or a query\nput the key into {_KEY}, and the bare address here"
+            f"{URL} carries a name, a password or a query\nput the key into {_KEY}, and the bare address here"
         )
     return url
 

@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 from circuits.model.model import Model
 
@@ -21,11 +22,14 @@ def weights_hash(model: Model) -> str:
     Computed again only where a parameter was changed in place or replaced since.
     """
     parameters = list(model.hf.named_parameters())
-    state = tuple((p.data_ptr(), p._version) for _, p in parameters)  # noqa: SLF001  how torch counts changes in place
+    config, numbers = model.hf.config.to_json_string(use_diff=True), _numbers(model.hf)
+    tensors = [*parameters, *model.hf.named_buffers()]
+    # torch counts changes in place, but none that are made through `.data`
+    state = (config, numbers, tuple((t.data_ptr(), t._version, _sum(t)) for _, t in tensors))  # noqa: SLF001
     seen = _known.get(model.hf)
     if seen is not None and seen[0] == state:
         return seen[1]
-    digest = hashlib.sha256(model.hf.config.to_json_string(use_diff=True).encode())
+    digest = hashlib.sha256(config.encode() + numbers.encode())
     for name, parameter in parameters:
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         digest.update(parameter.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
@@ -35,6 +39,25 @@ def weights_hash(model: Model) -> str:
     found = digest.hexdigest()[:16]
     _known[model.hf] = (state, found)
     return found
+
+
+def _numbers(hf: Any) -> str:
+    """What modules compute with besides tensors: scales, epsilons, windows, dropout, whether they train."""
+    found: list[str] = []
+    for name, module in hf.named_modules():
+        if name:
+            own = sorted((k, v) for k, v in vars(module).items() if isinstance(v, bool | int | float))
+            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # noqa: SLF001
+            theirs = sum(not str(getattr(hook, "__module__", "")).startswith("circuits.") for hook in hooks)
+            found.append(f"{name} {type(module).__qualname__} {own} {theirs}")
+    return "\n".join(found)
+
+
+def _sum(t: Tensor) -> int:
+    """Of the bytes, eight at a time as one whole number: all of them are read, at the speed of memory."""
+    data = t.detach().flatten().view(torch.uint8)
+    whole = len(data) // 8 * 8
+    return int(data[:whole].view(torch.int64).sum()) + int(data[whole:].sum())
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -52,11 +75,17 @@ def tokenizer_hash(tokenizer: Any) -> str:
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "special": {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
         "template": str(getattr(tokenizer, "chat_template", None)),
-        "cut": None if backend is None else backend.to_str(),
+        "cut": None if backend is None else _cut(backend),
     }
     found = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     _known[tokenizer] = (state, found)
     return found
+
+
+def _cut(backend: Any) -> dict[str, Any]:
+    """How text is cut, without how the last call was padded or truncated, which the backend remembers."""
+    told = json.loads(backend.to_str())
+    return {name: value for name, value in told.items() if name not in ("padding", "truncation")}
 
 
 def identity(model: Model) -> str:

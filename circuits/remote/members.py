@@ -87,7 +87,7 @@ class Members:
         self._ray, self._supplies = ray, supplies
         self._actor: Any = ray.remote(Holder)
         self._waits: dict[Any, tuple[Member, str | int]] = {}
-        self._started = False
+        self._started, self._opened = False, Held("", "")
         self.all = [Member(i) for i in range(n)]
 
     @property
@@ -100,7 +100,15 @@ class Members:
             self._start(member)
         while len(self.ready) < len(self.all):
             self.wait()
-        self._started = True
+        self._started, self._opened = True, self._supplies.held()
+
+    def require_unchanged(self) -> None:
+        """Raise ModelError where the driver's model is no longer the one that the workers were opened with."""
+        if self._supplies.held() != self._opened:
+            raise ModelError(
+                "the model was changed after its workers were started, and they hold what it was before\n"
+                "leave ray_workers and enter it again, with send_weights=True"
+            )
 
     def stop(self) -> None:
         """End every worker."""

@@ -49,6 +49,7 @@ class Pool:
         Raises CircuitError (nothing sent yet) for a metric or cell that cannot be sent; for a block on which workers failed
         three times; and where all workers are gone.
         """
+        self._members.require_unchanged()
         sent = self._send(tasks)
         whats = [packed(what, "a block") for _, what in jobs]
         queue, members, left = Jobs(jobs), self._members, len(jobs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -63,7 +62,6 @@ def ray_workers(
                 "asked for\ngive fewer workers, or less for each (gpus_per_worker, cpus_per_worker)"
             )
 
-        @cache
         def held() -> Held:
             return Held.of(model)
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from circuits.errors import CircuitError, OutputError
-from circuits.files import write_whole
+from circuits.files import writable, write_whole
 from circuits.report import page, stills, stored
 from circuits.report.contents import Report
 
 STORED = "report.json"
+NOT_ASKED = "still images: not asked for"
 _log = logging.getLogger(__name__)
 
 
@@ -62,15 +63,13 @@ def redraw(folder: str | Path, *, images: Literal["auto", "never"] = "auto") -> 
 
 def _prepare(root: Path, begun: set[str]) -> None:
     """Make the folder, prove that it can be written to, and clear what an earlier report left."""
-    probe = root / ".writing"
+    writable(root)
     try:
         for part in (root, root / "figures", root / "tables"):
             part.mkdir(parents=True, exist_ok=True)
         for part in (root / "figures", root / "tables"):
             if part.is_symlink():
                 raise OutputError(f"{part} is a link out of the report's folder; remove it or choose another folder")
-        probe.write_text("", encoding="utf-8")
-        probe.unlink()
         for old in _earlier(root):
             if old.stem not in begun:
                 old.unlink(missing_ok=True)
@@ -107,7 +106,7 @@ def _write(report: Report, root: Path, drawing: stills.Stills | None) -> Path:
             tables[section.id] = f"tables/{section.id}.csv"
             _text(root / tables[section.id], section.table.to_csv(index=False))
     figures = {name: figure for section in report.sections for name, figure in section.figures.items()}
-    line = "still images: not asked for"
+    line = NOT_ASKED
     if drawing is not None:
         drawing.add(figures)
         line = drawing.finish()

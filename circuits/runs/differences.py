@@ -29,7 +29,7 @@ class Differences:
     @property
     def same(self) -> bool:
         """Whether all numbers of both are equal to the last digit."""
-        return bool((self.results["difference"] == 0).all())
+        return len(self.results) > 0 and bool((self.results["difference"] == 0).all())
 
 
 def compare(a: Found, b: Found) -> Differences:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +16,11 @@ from circuits.engine.divergence import Divergence
 from circuits.engine.edges.cut import Cuts
 from circuits.engine.edges.names import METRIC, Edge
 from circuits.engine.edges.paths import along_paths
-from circuits.engine.identify import contents, digest
 from circuits.engine.kept import keep
 from circuits.engine.task import Task, blocks_of, blocks_of_work, on_pairs, parts_of
-from circuits.errors import CircuitError, OutputError, UndefinedError
+from circuits.errors import OutputError, UndefinedError
 from circuits.interventions import Ablate, Add, Cell, Clamp, Patch
-from circuits.metrics import BoundMetric, LogitDifference, LogOdds, Metric, RefusalMetric
+from circuits.metrics import LogitDifference, LogOdds, RefusalMetric
 from circuits.model import load
 from circuits.sites import Site, head
 
@@ -235,96 +228,3 @@ def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path):
     (tmp_path / "kept").write_text("a file")
     with pytest.raises(OutputError, match="cannot write"), keep(tmp_path):
         pass
-
-
-@dataclass(frozen=True)
-class _Held:
-    number: float
-    parts: tuple[Any, ...] = ()
-
-
-class _Scaled(Metric):
-    """Somebody's own metric."""
-
-    name = "scaled"
-
-    def __init__(self, factor: float, rule: Callable[[float], float]) -> None:
-        self.factor, self.rule = factor, rule
-
-    def bind(self, pairs: Any) -> BoundMetric:
-        raise AssertionError(f"bound to {pairs}: its name alone was asked for")
-
-
-def _double(x: float) -> float:
-    return 2 * x
-
-
-DIFFERENT: list[Any] = [
-    None, 0, 0.0, False, "", "0", b"0", (), [], {}, (0,), [0], ((), ()), (((),),), {"a": 0}, {"a": 1}, {"b": 0}, -0.0, 1,
-    True, "1",
-    torch.zeros(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.float64), torch.tensor([0.0, -0.0]), torch.zeros(0),
-    _Held(0), _Held(0.0), _Held(1.0), _Held(0, (1,)), _Held(0, (_Held(1),)), range(3), slice(3),
-    frozenset({1, 2}), frozenset({1}), ("ab", "c"), ("a", "bc"), _Scaled(1, _double), _Scaled(2, _double),
-    _Scaled(1, lambda x: 2 * x), _Scaled(1, lambda x: 3 * x),
-    partial(_double, 1), partial(_double, 2), Site("resid_pre", 1), Site("resid_pre", 2), head(1, 1),
-]  # fmt: skip
-
-
-def test_different_values_have_different_contents():
-    seen = [contents(value) for value in DIFFERENT]
-    twice = [DIFFERENT[i] for i, found in enumerate(seen) if seen.index(found) != i]
-    assert not twice
-
-
-def test_equal_values_have_equal_contents_whoever_shares_them():
-    t = torch.arange(3.0)
-    shared, apart = (t, t, _Held(1, (t,))), (t.clone(), t.clone(), _Held(1, (t.clone(),)))
-    assert contents(shared) == contents(apart)
-    assert contents(torch.arange(6.0).view(2, 3).T) == contents(torch.arange(6.0).view(2, 3).T.contiguous())
-    assert contents({"a": 1, "b": 2}) == contents({"b": 2, "a": 1})
-
-
-def test_a_cycle_ends():
-    ring: list[Any] = [1]
-    ring.append(ring)
-    assert contents(ring) != contents([1, [1]])
-
-
-def test_what_cannot_be_told_is_said():
-    with pytest.raises(CircuitError, match="cannot tell what a builtins.generator holds"):
-        contents(_Held(0, ((x for x in range(3)),)))
-    made = eval("lambda x: x")  # noqa: S307  what has no source
-    with pytest.raises(CircuitError, match="no source"):
-        contents(_Scaled(1, made))
-
-
-def test_a_closure_counts():
-    def scaled(by: float) -> Callable[[float], float]:
-        return lambda x: by * x
-
-    assert contents(scaled(2.0)) == contents(scaled(2.0)) != contents(scaled(3.0))
-
-
-_ELSEWHERE = """
-import sys
-sys.path[:0] = {path!r}
-import small_models
-from circuits.engine.identify import digest
-from circuits.metrics import LogitDifference
-from circuits.sites import Site, head
-import torch
-held = {{Site("q", 1): torch.ones(2), head(1, 2): 3}}
-print(digest(LogitDifference, frozenset({{"a", "b", "c"}}), held, small_models.uneven()))
-"""
-
-
-def test_another_process_gives_the_same_name():
-    """Whatever seed Python hashes strings with."""
-    here = digest(
-        LogitDifference, frozenset({"a", "b", "c"}), {Site("q", 1): torch.ones(2), head(1, 2): 3}, small_models.uneven()
-    )
-    root = Path(__file__).resolve().parents[2]
-    program = _ELSEWHERE.format(path=[str(root), str(root / "tests")])
-    around = {**os.environ, "PYTHONHASHSEED": "12", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    run = subprocess.run([sys.executable, "-c", program], env=around, capture_output=True, text=True, check=True)
-    assert run.stdout.split()[-1] == here

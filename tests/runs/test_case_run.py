@@ -51,6 +51,9 @@ def _complete(**changed: Any) -> Path:
     with _run(**changed) as run:
         _work()
         (run.folder / "index.html").write_text("x")
+        (run.folder / "data").mkdir(exist_ok=True)
+        (run.folder / "data" / "r.csv").write_text("v\n1\n")
+        (run.folder / "manifest.json").write_text('{"files": ["index.html"], "images": "still images: not asked for"}')
     return run.folder
 
 

@@ -13,6 +13,7 @@ Source: Hanna et al., arXiv:2403.17806 (EAP-IG); Mueller et al., arXiv:2504.1315
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Final, final
 
 import torch
@@ -26,6 +27,7 @@ from circuits.engine.edges.grid import Grid
 from circuits.engine.edges.names import Edge
 from circuits.engine.edges.walk import Reference, walk
 from circuits.engine.kept import recall
+from circuits.engine.progress import part_of_it
 from circuits.engine.readout import Readout
 from circuits.errors import AuditError, UndefinedError
 from circuits.metrics import Metric
@@ -107,15 +109,27 @@ class Cuts:
             end = part.clean_end.new_empty(len(different), *part.clean_end.shape)
             before = part.replay.token_layers
 
-            def run(batch: list[int], part: Reference = part, end: Tensor = end) -> None:
-                cut = self.grid.there & ~different[batch]
+            # blocks follow from the question, batches within them from the memory that is free
+            size = max(1, self._most // self._bytes(len(pairs)))
+            for first in range(0, len(different), size):
+                cut = self.grid.there & ~different[first : first + size]
                 asked = (self._model, part.tokens, self.ablation, self._means, cut)
-                end[batch] = recall("circuits", asked, lambda: {"end": walk(part, self.grid, cut)})["end"].to(end)
-
-            in_batches(list(range(len(different))), self._rows(len(pairs)), run)
+                with part_of_it(len(cut) / len(different)):
+                    found = recall("circuits", asked, partial(self._walked, part, cut))["end"]
+                end[first : first + size] = found.to(end)
             self.token_layers += part.replay.token_layers - before
             ends.append(end)
         return self._read(torch.cat(ends, 1))[of]
+
+    def _walked(self, part: Reference, cut: Bool[Tensor, "cell receiver sender"]) -> dict[str, Tensor]:
+        """The final residual of every circuit of a block."""
+        end = part.clean_end.new_empty(len(cut), *part.clean_end.shape)
+
+        def run(batch: list[int]) -> None:
+            end[batch] = walk(part, self.grid, cut[batch])
+
+        in_batches(list(range(len(cut))), self._rows(part.tokens.n_pairs), run)
+        return {"end": end}
 
     def _read(self, end: Float[Tensor, "row pair d_model"]) -> Float[Tensor, "row pair"]:
         return self._readout(end).float().cpu()
@@ -131,7 +145,7 @@ class Cuts:
 
     def _pair_groups(self) -> list[list[int]]:
         """As many pairs together as leave room for one row."""
-        size = max(1, min(self._tokens.n_pairs, self._room // self._bytes(1)))
+        size = max(1, min(self._tokens.n_pairs, self._most // self._bytes(1)))
         every = list(range(self._tokens.n_pairs))
         return [every[i : i + size] for i in range(0, len(every), size)]
 
@@ -141,6 +155,10 @@ class Cuts:
     @property
     def _room(self) -> int:
         return self._max_memory or min(free_memory(self._model.device) // 4, _MOST)
+
+    @property
+    def _most(self) -> int:
+        return self._max_memory or _MOST
 
     def _bytes(self, n_pairs: int) -> int:
         size = torch.finfo(self._model.dtype).bits // 8

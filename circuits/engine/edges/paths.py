@@ -88,7 +88,7 @@ def along_paths(  # noqa: PLR0913  what is measured, along what, and how
             _Effects(replay, readout, carrier, some, where, found).run()
             return {"value": found, "counts": torch.tensor([replay.token_layers - before[0], replay.fired - before[1]])}
 
-        asked = (model, tokens, metric, direction, max_memory, list(through), positions, some)
+        asked = (model, tokens, metric, bound, direction, max_memory, list(through), positions, some)
         with part_of_it(len(some) / len(edges)):
             part = recall("paths", asked, measured)
         value[mine] = part["value"].to(value)
