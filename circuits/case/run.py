@@ -37,7 +37,6 @@ from circuits.report.folder import NOT_ASKED
 from circuits.result import versions
 from circuits.runs.record import Record, Status, Try, read_if_any
 
-
 _COMPUTE_TOO = ("numpy", "scipy", "scikit-learn", "pandas", "tokenizers", "sae-lens", "lm-eval")
 """Packages that results depend on besides those that every result names."""
 
