@@ -13,7 +13,7 @@ STAMP := $(VENV)/.complete
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks case test test-tl4 test-wheel bench architectures ground-truth kills fuzz soak figures notebooks docs rooms organism lint types clean
+.PHONY: help setup hooks case test test-tl4 test-wheel bench architectures ground-truth kills fuzz soak figures pictures notebooks docs rooms organism lint types clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ fuzz: $(STAMP)  ## damaged files into every reader, 100,000 each: docs/security.
 
 soak: $(STAMP)  ## 200 sweeps in one process: memory flat, numbers the same
 	$(BIN)/python tests/bench/soak.py $(ARGS)
+
+pictures: $(STAMP)  ## whether every picture in figures/ is what the code draws
+	CIRCUITS_EVERY_PICTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/cases/test_figures.py $(ARGS)
 
 notebooks: $(STAMP)  ## run every notebook from a clean folder, then store them stripped
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/notebooks $(ARGS)

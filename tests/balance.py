@@ -24,8 +24,11 @@ TOGETHER = {
 """Files that read one run, which every process makes for itself, and the name of the family that they make up."""
 
 SECONDS = {
-    "studies": 75, "cases/test_connections.py": 60, "measure/test_ground_truth.py": 30, "cases/test_repair.py": 25,
-    "cases/test_gemma_refusal.py": 22, "upstream": 20, "cases/test_together.py": 15, "measure/test_clusters.py": 15,
+    "notebooks/test_run.py": 150, "docs/test_measurements.py": 120, "remote/test_workers.py": 95, "studies": 95,
+    "cases/test_connections.py": 75, "docs/test_blocks.py": 75, "cases/test_figures.py": 65, "cases/test_gemma_refusal.py": 35,
+    "runs/test_survives.py": 35, "measure/test_ground_truth.py": 30, "engine/test_identify.py": 30, "cases/test_repair.py": 25,
+    "hostile/test_processes.py": 25, "hostile/test_pages.py": 25, "report/circuit/test_shown.py": 25, "upstream": 20,
+    "docs/test_site.py": 20, "harness/test_evaluate.py": 20, "cases/test_together.py": 15, "measure/test_clusters.py": 15,
     "downstream": 13,
 }  # fmt: skip
 """How long a worker has for the longest families, folders and files, roughly; all others take less."""

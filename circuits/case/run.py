@@ -61,7 +61,7 @@ class Run:
             self._forget()
         elif before is not None and same:
             self._look_back(before)
-        self._record = replace(self._record, tries=(*self._record.tries, Try.now(args.command)))
+        self._record = replace(self._record, tries=(*self._record.tries, Try.now(vars(args).get("command", ""))))
         self._kept: Kept | None = None
 
     def __enter__(self) -> Run:

@@ -85,7 +85,7 @@ def sweep(
     values: list[Tensor] = []
     closings: list[tuple[int, Closing]] = []
     for i, part in enumerate(parts):
-        value = torch.empty(len(cells), part.tokens.n_pairs)
+        value = measured[i][0][1].value.new_empty(len(cells), part.tokens.n_pairs)  # double, of a model in double precision
         for block, answer in measured[i]:
             value[list(block.cells)] = answer.value
         _require_numbers(model, cells, value)

@@ -23,6 +23,9 @@ from circuits.cases import names
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "figures"
+SHOWN = ("gemma_refusal", "single_direction")
+EVERY = "CIRCUITS_EVERY_PICTURE" in os.environ
+"""Half a minute for each study: `make pictures` looks at all of them, other runs of the tests at two."""
 
 
 @cache
@@ -36,7 +39,7 @@ def test_the_files_are_those_that_were_drawn(name: str):
     assert pictures == {stem: said["png"] for stem, said in kept(name).items()}, "make figures"
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", names() if EVERY else SHOWN)
 def test_the_code_draws_these_pictures(name: str, tmp_path: Path):
     shown, out = kept(name), tmp_path / "drawn.json"
     words = [sys.executable, str(ROOT / "tests" / "case_figures.py"), name, str(out), *shown]
