@@ -23,7 +23,7 @@ setup: $(STAMP)  ## the environment in .venv, with the tested versions
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; make PYTHON=/path/to/it")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,images]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev,images]' -c constraints.txt
 	@touch $@
 
 hooks: $(STAMP)  ## style and types before every commit, by pre-commit

@@ -25,7 +25,7 @@ TOGETHER = {
 
 SECONDS = {
     "notebooks/test_run.py": 150, "docs/test_measurements.py": 120, "remote/test_workers.py": 95, "studies": 95,
-    "cases/test_connections.py": 75, "docs/test_blocks.py": 75, "cases/test_figures.py": 65, "cases/test_gemma_refusal.py": 35,
+    "cases/test_connections.py": 75, "docs/test_blocks.py": 75, "cases/test_figures.py": 45, "cases/test_gemma_refusal.py": 35,
     "runs/test_survives.py": 35, "measure/test_ground_truth.py": 30, "engine/test_identify.py": 30, "cases/test_repair.py": 25,
     "hostile/test_processes.py": 25, "hostile/test_pages.py": 25, "report/circuit/test_shown.py": 25, "upstream": 20,
     "docs/test_site.py": 20, "harness/test_evaluate.py": 20, "cases/test_together.py": 15, "measure/test_clusters.py": 15,

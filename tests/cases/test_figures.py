@@ -23,9 +23,9 @@ from circuits.cases import names
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "figures"
-SHOWN = ("gemma_refusal", "single_direction")
+SHOWN = ("gemma_refusal",)
 EVERY = "CIRCUITS_EVERY_PICTURE" in os.environ
-"""Half a minute for each study: `make pictures` looks at all of them, other runs of the tests at two."""
+"""Half a minute for each study: `make pictures` looks at all of them, other runs of the tests at those of README."""
 
 
 @cache
